@@ -1,0 +1,169 @@
+"""The command ``sparton``: one sub-command a stage, the whole pipeline, and a look at what is in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sparton import __version__
+from sparton.errors import SpartonError
+
+if TYPE_CHECKING:
+    from sparton.pipeline.settings import PipelineSettings
+    from sparton.pipeline.stage import StageResult
+
+EPILOG = """\
+A stage reads a folder and publishes a folder; the same settings and input twice: the second run is skipped.
+Where --input and --output are not given, the stages find each other in the configuration's workspace.
+
+exit status: 0 done, 1 failed, 2 wrong usage or configuration
+
+example:
+  sparton run --config conf/jets_demo.yaml
+  sparton generate --config conf/jets_demo.yaml --set generate.seed=11 --output runs/seed11/jets
+  sparton info runs/jets_demo/jets --verify
+"""
+
+STAGES = {
+    "generate": "simulate jets with Pythia 8 on the executors -> jets table",
+    "prepare": "jets table -> training set: features, splits, shuffled shards of equal size, manifest",
+    "train": "training set -> model bundle: UCluster trained by Horovod workers",
+    "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
+    "evaluate": "assignments + training set -> metrics.json and report.html",
+}
+
+Runner = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = _parser().parse_args(arguments)
+    _set_up_logging(options.verbose)
+    runner: Runner = options.runner
+    try:
+        runner(options)
+    except SpartonError as error:
+        print(f"sparton {options.command}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparton",
+        description="Cluster LHC jets and other large tables without labels, on Spark and Horovod.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sparton {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    whole = commands.add_parser("run", help="all five stages in order, then a closing table", description=_sentence("run"))
+    _add_common(whole)
+    whole.set_defaults(runner=_run_all)
+    for stage, summary in STAGES.items():
+        command = commands.add_parser(stage, help=summary, description=_sentence(stage))
+        _add_common(command)
+        _add_folders(command, stage)
+        command.set_defaults(runner=_run_one)
+    info = commands.add_parser(
+        "info",
+        help="what is in a table, set, bundle or report: rows, schema, provenance, checksums",
+        description="Describe a folder that a stage published. Without --verify sizes are compared, with it checksums too.",
+    )
+    info.add_argument("folder", help="a jets table, training set, bundle, assignments or report folder")
+    info.add_argument("--verify", action="store_true", help="read every file and compare its checksum (exit 1 if one is bad)")
+    info.add_argument("--json", action="store_true", help="print the description as JSON")
+    info.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
+    info.set_defaults(runner=_info)
+    return parser
+
+
+def _sentence(stage: str) -> str:
+    text = STAGES.get(stage, "generate -> prepare -> train -> assign -> evaluate, each skipped where it is up to date")
+    return text[0].upper() + text[1:] + "."
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", help="YAML file with the settings (examples in conf/); defaults otherwise")
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="override one setting, e.g. train.batch_size=128 (repeatable)",
+    )
+    command.add_argument("--workspace", metavar="DIR", help="folder for outputs, run folders and checkpoints")
+    command.add_argument("--master", metavar="URL", help="Spark master, e.g. local[4] or spark://host:7077 (spark.master)")
+    command.add_argument("--workers", metavar="N", type=int, help="training processes (launch.workers)")
+    command.add_argument("--force", action="store_true", help="run even where the output is up to date")
+    command.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
+
+
+def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
+    from_workspace = "default: from the workspace"
+    if stage != "generate":
+        command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
+    if stage in ("assign", "evaluate"):
+        command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
+    if stage == "evaluate":
+        command.add_argument("--table", metavar="DIR", help=f"training set with masses and labels ({from_workspace})")
+    command.add_argument("--output", metavar="DIR", help=f"output folder ({from_workspace})")
+
+
+def _settings(options: argparse.Namespace) -> PipelineSettings:
+    from sparton.config import load_config
+    from sparton.pipeline.settings import PipelineSettings
+
+    overrides = list(options.overrides)
+    for key, value in (
+        ("workspace", options.workspace),
+        ("spark.master", options.master),
+        ("launch.workers", options.workers),
+    ):
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    return load_config(PipelineSettings, options.config, overrides)
+
+
+def _run_one(options: argparse.Namespace) -> None:
+    from sparton import pipeline
+    from sparton.pipeline.progress import closing_table
+
+    stage: Callable[..., StageResult] = getattr(pipeline, options.command)
+    folders = {key: getattr(options, key) for key in ("input", "model", "table", "output") if getattr(options, key, None)}
+    result = stage(_settings(options), force=options.force, **folders)
+    closing_table(f"{result.stage}: {'up to date' if result.skipped else 'done'}", result.table())
+
+
+def _run_all(options: argparse.Namespace) -> None:
+    from sparton.pipeline.workflow import closing_rows, run
+    from sparton.pipeline.progress import closing_table
+
+    results = run(_settings(options), force=options.force)
+    closing_table("sparton run: done", closing_rows(results))
+
+
+def _info(options: argparse.Namespace) -> None:
+    from sparton.pipeline.info import describe, show
+
+    show(describe(options.folder, verify=options.verify), as_json=options.json)
+
+
+def _set_up_logging(verbose: bool) -> None:
+    """Send the package's messages to standard error: with times in logs, plain on a terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    handler = logging.StreamHandler()
+    pattern = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(logging.Formatter(pattern, datefmt="%H:%M:%S"))
+    package = logging.getLogger("sparton")
+    package.handlers = [handler]
+    package.propagate = False
+    package.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -1,0 +1,130 @@
+"""Typed, validated configuration: YAML files and ``a.b=c`` overrides into frozen pydantic models.
+
+Every section of a configuration is a subclass of :class:`Config`, defined beside the code that it configures. An
+unknown key is an error that names its nearest match; nothing is ignored silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sparton.errors import ConfigError
+
+
+class Config(BaseModel):
+    """A frozen section of the configuration that accepts no unknown key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the canonical JSON form, equal for equal settings."""
+        return fingerprint(self.model_dump(mode="json"))
+
+    def to_yaml(self) -> str:
+        """Return the settings as YAML text that :func:`load_config` reads back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 (hex) of ``value``'s canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_config(cls: type[ConfigT], path: str | Path | None, overrides: Iterable[str] = ()) -> ConfigT:
+    """Read a YAML file, apply ``section.key=value`` overrides and validate.
+
+    Parameters
+    ----------
+    cls
+        The model of the whole file.
+    path
+        The YAML file; None starts from the defaults alone.
+    overrides
+        Assignments such as ``train.batch_size=256``; the value is parsed as YAML.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not a YAML mapping, holds an unknown key or an invalid value.
+    """
+    values = {} if path is None else _read_yaml(Path(path))
+    for assignment in overrides:
+        _assign(values, assignment)
+    origin = "the defaults" if path is None else str(path)
+    return validate(cls, values, origin)
+
+
+def validate(cls: type[ConfigT], values: Mapping[str, Any], origin: str) -> ConfigT:
+    """Build ``cls`` from plain values; every problem is named in one :class:`ConfigError`."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(cls, problem) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file; see conf/ for examples")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as YAML: {reason}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+    return values
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {assignment}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {assignment}: the value is not readable as YAML") from None
+    *parents, leaf = key.strip().split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {assignment}: {parent!r} is a value, not a section")
+        node = child
+    node[leaf] = value
+
+
+def _explain(cls: type[BaseModel], problem: Any) -> str:
+    location = tuple(str(part) for part in problem["loc"])
+    dotted = ".".join(location) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        section = _section(cls, location[:-1])
+        known = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {dotted!r}; {hint}"
+    return f"{dotted}: {problem['msg']}. Received: {problem['input']!r}"
+
+
+def _section(cls: type[BaseModel], path: tuple[str, ...]) -> type[BaseModel] | None:
+    """Follow field names down to the model that holds them; None where the path leaves the models."""
+    model: type[BaseModel] | None = cls
+    for name in path:
+        field = model.model_fields.get(name) if model else None
+        annotation = field.annotation if field else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return model

@@ -1,0 +1,79 @@
+"""Columns of the tables that pass between stages, for Arrow and for Spark.
+
+Units are GeV and radians, phi in [-pi, pi). The Spark schemas are derived from the Arrow ones, so each column is
+written down once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from sparton.errors import DataError
+
+JETS_ARROW = pa.schema(
+    [
+        pa.field("jet_id", pa.int64(), nullable=False),
+        pa.field("event_id", pa.int64(), nullable=False),
+        pa.field("jet_pt", pa.float32()),
+        pa.field("jet_eta", pa.float32()),
+        pa.field("jet_phi", pa.float32()),
+        pa.field("jet_mass", pa.float32()),
+        pa.field("px", pa.list_(pa.float32())),
+        pa.field("py", pa.list_(pa.float32())),
+        pa.field("pz", pa.list_(pa.float32())),
+        pa.field("energy", pa.list_(pa.float32())),
+        pa.field("pdg_id", pa.list_(pa.int32())),
+        pa.field("n_constituents", pa.int32()),
+        pa.field("label", pa.string()),
+        pa.field("source", pa.string()),
+    ]
+)
+"""One row a jet; the list columns hold its constituents by falling pT."""
+
+TRAINING_ARROW = pa.schema(
+    [
+        pa.field("jet_id", pa.int64(), nullable=False),
+        pa.field("features", pa.binary()),
+        pa.field("n_particles", pa.int16()),
+        pa.field("target", pa.int32()),
+        pa.field("jet_mass", pa.float32()),
+        pa.field("label", pa.string()),
+    ]
+)
+"""One row a jet; ``features`` is little-endian float32 [n_particles slots, n_features], zero on padding."""
+
+ASSIGNMENTS_ARROW = pa.schema(
+    [
+        pa.field("jet_id", pa.int64(), nullable=False),
+        pa.field("cluster", pa.int32()),
+        pa.field("distance", pa.list_(pa.float32())),
+        pa.field("score", pa.float32()),
+        pa.field("embedding", pa.list_(pa.float32())),
+    ]
+)
+"""One row a jet; ``distance`` to every centroid, ``score`` the distance to the nearest (large = unusual)."""
+
+JETS_SCHEMA: StructType = from_arrow_schema(JETS_ARROW)
+TRAINING_SCHEMA: StructType = from_arrow_schema(TRAINING_ARROW)
+ASSIGNMENTS_SCHEMA: StructType = from_arrow_schema(ASSIGNMENTS_ARROW)
+
+
+def require_columns(found: Iterable[str], expected: Iterable[str], table: str) -> None:
+    """Check that a table has the columns that a stage reads.
+
+    Raises
+    ------
+    DataError
+        Naming the missing columns, those found and the table.
+    """
+    present = list(found)
+    missing = [column for column in expected if column not in present]
+    if missing:
+        raise DataError(
+            f"{table}: missing column(s) {', '.join(missing)}; found {', '.join(present)}. "
+            "The table must have the columns that the stage reads"
+        )

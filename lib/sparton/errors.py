@@ -1,0 +1,30 @@
+"""The errors that a user can cause or meet, each with the exit status its command ends with.
+
+A message names what was wrong (file, column or option), what was found, what was expected and the way out.
+"""
+
+from __future__ import annotations
+
+
+class SpartonError(Exception):
+    """A failure with a one-line reason; commands end with :attr:`exit_status`."""
+
+    exit_status = 1
+
+
+class UsageError(SpartonError):
+    """The command line or a call was wrong (unknown option, missing input, contradicting arguments)."""
+
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file or override holds an unknown key or a value out of range."""
+
+
+class DataError(SpartonError):
+    """Input data, a manifest or a checksum is not what the contract says."""
+
+
+class TrainingError(SpartonError):
+    """Training cannot go on: ranks disagree, a loss is not finite, a worker failed or slots are missing."""

@@ -1,0 +1,271 @@
+"""What all stages share: skip what is up to date, keep a run folder, publish atomically, leave a record.
+
+Every published folder holds ``_stage.json``, the :class:`StageRecord`: which stage made it, from which settings and
+inputs, with the size and checksum of each file. The record's identity decides whether a second run has work to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparton import __version__, storage
+from sparton.config import Config, fingerprint
+from sparton.errors import DataError, UsageError
+
+RECORD = "_stage.json"
+CHECKSUM_THREADS = 8
+
+logger = logging.getLogger(__name__)
+
+
+class FileEntry(Config):
+    """One file of a published folder: path relative to it, size in bytes and SHA-256 (hex)."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class StageRecord(Config):
+    """Provenance of a published folder."""
+
+    stage: str
+    version: str
+    identity: str
+    created: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    input_fingerprints: dict[str, str]
+    summary: dict[str, Any]
+    files: list[FileEntry]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made, or found up to date.
+
+    Attributes
+    ----------
+    stage
+        Name of the stage.
+    output
+        The published folder.
+    summary
+        Figures for the closing table, by name.
+    skipped
+        True where the output was up to date and nothing ran.
+    seconds
+        Wall time of this call.
+    run_folder
+        Folder with the resolved settings, the log and the summary of the run; None where it was skipped.
+    """
+
+    stage: str
+    output: str
+    summary: dict[str, Any]
+    skipped: bool
+    seconds: float
+    run_folder: str | None = None
+
+    def table(self) -> dict[str, Any]:
+        """Return the rows of the closing table: the summary, the time and where things are."""
+        ending = {"seconds": "up to date, nothing done" if self.skipped else round(self.seconds, 1), "output": self.output}
+        return self.summary | ending | ({"run folder": self.run_folder} if self.run_folder else {})
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """One stage with everything that decides its output.
+
+    Attributes
+    ----------
+    stage
+        Name of the stage.
+    settings
+        The sections that the stage reads, by name; they enter the fingerprint.
+    inputs
+        Input folders by role.
+    output
+        Folder to publish.
+    workspace
+        Where run folders and checkpoints go.
+    force
+        Run even where the output is up to date.
+    """
+
+    stage: str
+    settings: Mapping[str, Config]
+    inputs: Mapping[str, str]
+    output: str
+    workspace: str
+    force: bool = False
+    _fingerprints: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def input_fingerprints(self) -> dict[str, str]:
+        """Return the content fingerprint of each input, computed once."""
+        if not self._fingerprints:
+            self._fingerprints.update({role: content_fingerprint(path) for role, path in self.inputs.items()})
+        return dict(self._fingerprints)
+
+    def fingerprint(self) -> str:
+        """Return what makes two calls equal: stage, version, settings and the content of the inputs."""
+        sections = {key: section.model_dump(mode="json") for key, section in self.settings.items()}
+        return fingerprint([self.stage, __version__, sections, self.input_fingerprints()])
+
+
+def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageResult:
+    """Run ``body(staging folder) -> summary`` and publish the folder, unless the output is up to date.
+
+    Raises
+    ------
+    UsageError
+        If an input is missing, or something that this stage did not make stands at the output.
+    """
+    started = time.perf_counter()
+    _check_inputs(call)
+    previous = _previous(call)
+    if previous is not None and not call.force and _up_to_date(call, previous):
+        logger.info("%s: up to date, reusing %s", call.stage, call.output)
+        return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
+    with _run_folder(call) as run_folder, storage.publish(call.output) as staging:
+        logger.info("%s: started, output %s", call.stage, call.output)
+        summary = body(staging)
+        storage.write_json(storage.join(staging, RECORD), _record(call, staging, summary).model_dump(mode="json"))
+        storage.write_json(storage.join(run_folder, "summary.json"), summary)
+    seconds = time.perf_counter() - started
+    logger.info("%s: done in %.1f s", call.stage, seconds)
+    return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
+
+
+def read_record(folder: str) -> StageRecord | None:
+    """Return the record of a published folder, or None where there is none.
+
+    Raises
+    ------
+    DataError
+        If the record is damaged.
+    """
+    path = storage.join(folder, RECORD)
+    if not storage.exists(path):
+        return None
+    try:
+        return StageRecord.model_validate(storage.read_json(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not a stage record ({error}); run the stage again") from None
+
+
+def bad_files(folder: str, files: list[FileEntry], checksums: bool = True) -> list[str]:
+    """Return one line for each file that is missing, has another size or another checksum."""
+    with ThreadPoolExecutor(CHECKSUM_THREADS) as pool:
+        problems = pool.map(lambda entry: _problem(folder, entry, checksums), files)
+        return [problem for problem in problems if problem]
+
+
+def content_fingerprint(folder: str) -> str:
+    """Return a fingerprint of a folder's content: of its files' checksums, or where unrecorded of names, sizes and times.
+
+    File names do not enter where checksums do: Spark gives equal files new names on each run.
+    """
+    record = read_record(folder)
+    if record is not None:
+        return fingerprint(sorted(entry.sha256 for entry in record.files))
+    files = [storage.join(folder, path) for path in storage.list_files(folder)]
+    return fingerprint([[path, storage.size(path), storage.modified(path)] for path in files])
+
+
+def _check_inputs(call: StageCall) -> None:
+    for role, path in call.inputs.items():
+        if not storage.is_folder(path):
+            raise UsageError(
+                f"{call.stage}: no folder at {path} for the {role}; run the stage that makes it first, "
+                "or name another one on the command line (see --help)"
+            )
+
+
+def _previous(call: StageCall) -> StageRecord | None:
+    if not storage.exists(call.output):
+        return None
+    record = read_record(call.output)
+    if record is None or record.stage != call.stage:
+        maker = f"the stage {record.stage!r}" if record else "something else"
+        raise UsageError(
+            f"{call.output}: made by {maker}, not overwritten by {call.stage!r}; choose another --output or remove it"
+        )
+    return record
+
+
+def _up_to_date(call: StageCall, previous: StageRecord) -> bool:
+    if previous.identity != call.fingerprint():
+        return False
+    problems = bad_files(call.output, previous.files, checksums=False)
+    for problem in problems:
+        logger.warning("%s: %s; the stage runs again", call.stage, problem)
+    return not problems
+
+
+def _problem(folder: str, entry: FileEntry, checksums: bool) -> str | None:
+    path = storage.join(folder, entry.path)
+    if not storage.exists(path):
+        return f"{path}: missing"
+    found = storage.size(path)
+    if found != entry.bytes:
+        return f"{path}: {found} bytes, expected {entry.bytes}"
+    if checksums and storage.sha256(path) != entry.sha256:
+        return f"{path}: checksum differs from the one recorded"
+    return None
+
+
+def _record(call: StageCall, staging: str, summary: dict[str, Any]) -> StageRecord:
+    def entry(path: str) -> FileEntry:
+        full = storage.join(staging, path)
+        return FileEntry(path=path, bytes=storage.size(full), sha256=storage.sha256(full))
+
+    # Hadoop's local file system leaves hidden .crc files, which say nothing that the checksums do not.
+    paths = [path for path in storage.list_files(staging) if not storage.name(path).startswith(".")]
+    with ThreadPoolExecutor(CHECKSUM_THREADS) as pool:
+        files = list(pool.map(entry, paths))
+    return StageRecord(
+        stage=call.stage,
+        version=__version__,
+        identity=call.fingerprint(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        settings={key: section.model_dump(mode="json") for key, section in call.settings.items()},
+        inputs=dict(call.inputs),
+        input_fingerprints=call.input_fingerprints(),
+        summary=summary,
+        files=files,
+    )
+
+
+@contextlib.contextmanager
+def _run_folder(call: StageCall) -> Iterator[str]:
+    """Make the run folder and copy the log of the run into it, whatever the outcome."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
+    folder = storage.join(call.workspace, "runs", f"{stamp}-{call.stage}")
+    storage.make_dirs(folder)
+    sections = "".join(_section_yaml(key, section) for key, section in call.settings.items())
+    storage.write_text(storage.join(folder, "config.yaml"), f"workspace: {call.workspace}\n{sections}")
+    package = logging.getLogger("sparton")
+    with storage.open_file(storage.join(folder, "log.txt"), "w") as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        package.addHandler(handler)
+        try:
+            yield folder
+        except BaseException as error:
+            stream.write(f"failed: {type(error).__name__}: {error}\n")
+            raise
+        finally:
+            package.removeHandler(handler)
+
+
+def _section_yaml(key: str, section: Config) -> str:
+    body = section.to_yaml()
+    return f"{key}:\n" + "".join(f"  {line}\n" for line in body.splitlines())

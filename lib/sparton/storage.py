@@ -1,0 +1,241 @@
+"""Files and folders, local or remote, through fsspec; atomic writes and publication.
+
+Every path is a string: a local path or a URL that fsspec knows (``hdfs://``, ``s3://``, ``abfss://`` ...). A finished
+output appears by one rename of a complete folder, so that a reader sees the old content or the new, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from sparton.errors import DataError
+
+MANIFEST = "_manifest.json"  # Spark skips files whose names start with an underscore
+READ_BLOCK = 1 << 20  # bytes
+RENAME_EXCHANGE = 2  # flag of renameat2(2)
+AT_FDCWD = -100
+
+logger = logging.getLogger(__name__)
+
+
+def join(base: str, *parts: str) -> str:
+    """Join path components with ``/``; URLs keep their scheme."""
+    return posixpath.join(base, *parts)
+
+
+def parent(path: str) -> str:
+    """Return the folder that holds ``path``."""
+    return posixpath.dirname(path.rstrip("/")) or "."
+
+
+def name(path: str) -> str:
+    """Return the last component of ``path``."""
+    return posixpath.basename(path.rstrip("/"))
+
+
+def is_local(path: str) -> bool:
+    """Tell whether ``path`` lies on this machine's file system."""
+    return isinstance(_filesystem(path)[0], LocalFileSystem)
+
+
+def local_path(path: str) -> str:
+    """Return ``path`` as an absolute local path.
+
+    Raises
+    ------
+    DataError
+        If the path is remote.
+    """
+    filesystem, inner = _filesystem(path)
+    if not isinstance(filesystem, LocalFileSystem):
+        raise DataError(f"{path}: expected a path on a local or mounted file system")
+    return os.path.abspath(inner)
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same in every process: local ones become absolute, URLs stay."""
+    return local_path(path) if is_local(path) else path.rstrip("/")
+
+
+def spark_url(path: str) -> str:
+    """Return the URL under which Spark and Petastorm read ``path`` (a local path becomes ``file:///...``)."""
+    return f"file://{local_path(path)}" if is_local(path) else path
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file or folder stands at ``path``."""
+    filesystem, inner = _filesystem(path)
+    return bool(filesystem.exists(inner))
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether ``path`` is a folder."""
+    filesystem, inner = _filesystem(path)
+    return bool(filesystem.isdir(inner))
+
+
+def size(path: str) -> int:
+    """Return the size of a file in bytes."""
+    filesystem, inner = _filesystem(path)
+    return int(filesystem.size(inner))
+
+
+def modified(path: str) -> str:
+    """Return the time of a file's last change in ISO format."""
+    filesystem, inner = _filesystem(path)
+    return str(filesystem.modified(inner).isoformat())
+
+
+def open_file(path: str, mode: str = "rb") -> IO[Any]:
+    """Open a file; the caller closes it."""
+    filesystem, inner = _filesystem(path)
+    return filesystem.open(inner, mode)  # type: ignore[no-any-return]
+
+
+def make_dirs(path: str) -> None:
+    """Create a folder and its parents where they are missing."""
+    filesystem, inner = _filesystem(path)
+    filesystem.makedirs(inner, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all that it holds; a missing one is no error."""
+    filesystem, inner = _filesystem(path)
+    if filesystem.exists(inner):
+        filesystem.rm(inner, recursive=True)
+
+
+def rename(source: str, target: str) -> None:
+    """Rename a file or folder on one file system; a file that stands at ``target`` is replaced."""
+    filesystem, inner = _filesystem(source)
+    target_inner = _filesystem(target)[1]
+    if isinstance(filesystem, LocalFileSystem):
+        os.replace(inner, target_inner)
+    else:
+        filesystem.mv(inner, target_inner, recursive=True)
+
+
+def list_files(folder: str) -> list[str]:
+    """Return the paths of all files below ``folder``, relative to it and sorted."""
+    filesystem, inner = _filesystem(folder)
+    root = str(filesystem._strip_protocol(inner)).rstrip("/")  # the form in which find() returns its results
+    return sorted(str(found)[len(root) + 1 :] for found in filesystem.find(root))
+
+
+def list_folders(folder: str) -> list[str]:
+    """Return the names of the folders directly in ``folder``, sorted; none where it does not exist."""
+    filesystem, inner = _filesystem(folder)
+    if not filesystem.isdir(inner):
+        return []
+    return sorted(name(entry["name"]) for entry in filesystem.ls(inner, detail=True) if entry["type"] == "directory")
+
+
+def read_text(path: str) -> str:
+    """Return a file's content as UTF-8 text."""
+    with open_file(path, "rb") as stream:
+        return str(stream.read().decode("utf-8"))
+
+
+def write_text(path: str, text: str) -> None:
+    """Write UTF-8 text atomically: aside first, then renamed into place."""
+    make_dirs(parent(path))
+    aside = join(parent(path), f".{name(path)}.{uuid.uuid4().hex}")
+    try:
+        with open_file(aside, "wb") as stream:
+            stream.write(text.encode("utf-8"))
+        rename(aside, path)
+    except BaseException:
+        remove(aside)
+        raise
+
+
+def read_json(path: str) -> Any:
+    """Return the value that a JSON file holds.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is not JSON.
+    """
+    if not exists(path):
+        raise DataError(f"{path}: no such file")
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); the file is damaged or of another kind") from None
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def sha256(path: str) -> str:
+    """Return the SHA-256 (hex) of a file's content."""
+    digest = hashlib.sha256()
+    with open_file(path, "rb") as stream:
+        while block := stream.read(READ_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def publish(output: str) -> Iterator[str]:
+    """Yield an empty staging folder beside ``output`` that takes its place when the block ends well.
+
+    On an error the staging folder is removed and ``output`` stays as it was. On a local file system an existing
+    folder is exchanged in one system call; elsewhere it is renamed away first, and the next publication puts it back
+    should the process die between the two renames.
+    """
+    _recover(output)
+    make_dirs(parent(output))
+    staging = join(parent(output), f".{name(output)}.staging-{uuid.uuid4().hex}")
+    make_dirs(staging)
+    try:
+        yield staging
+        _swap(staging, output)
+    finally:
+        remove(staging)
+
+
+def _swap(staging: str, output: str) -> None:
+    if not exists(output):
+        rename(staging, output)
+    elif not (is_local(output) and _exchange(local_path(staging), local_path(output))):
+        retired = join(parent(output), f".{name(output)}.retired")
+        remove(retired)
+        rename(output, retired)
+        rename(staging, output)
+        remove(retired)
+
+
+def _recover(output: str) -> None:
+    retired = join(parent(output), f".{name(output)}.retired")
+    if not exists(output) and exists(retired):
+        logger.warning("%s: restoring the content that an interrupted publication had set aside", output)
+        rename(retired, output)
+
+
+def _exchange(first: str, second: str) -> bool:
+    """Exchange two local folders atomically; False where the system does not offer it."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return False
+    return bool(function(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0)
+
+
+def _filesystem(path: str) -> tuple[Any, str]:
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    return filesystem, inner

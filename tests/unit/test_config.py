@@ -1,0 +1,121 @@
+"""Configuration: YAML and overrides in, a validated frozen object or one clear error out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field, ValidationError
+
+from sparton.config import Config, fingerprint, load_config
+from sparton.errors import ConfigError
+
+
+class Inner(Config):
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = 1e-3
+
+
+class Outer(Config):
+    workspace: str = "runs"
+    train: Inner = Inner()
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_file_then_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "workspace: here\ntrain:\n  batch_size: 64\n")
+    settings = load_config(Outer, path, ["train.learning_rate=1e-2", "train.batch_size=128"])
+    assert settings == Outer(workspace="here", train=Inner(batch_size=128, learning_rate=0.01))
+
+
+def test_defaults_without_a_file() -> None:
+    assert load_config(Outer, None) == Outer()
+
+
+def test_empty_file_gives_defaults(tmp_path: Path) -> None:
+    assert load_config(Outer, write(tmp_path / "c.yaml", "")) == Outer()
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Outer().workspace = "elsewhere"  # type: ignore[misc]
+
+
+def test_unknown_key_names_its_nearest_match(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "train:\n  batchsize: 64\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: unknown key 'train.batchsize'; did you mean 'batch_size'\?"):
+        load_config(Outer, path)
+
+
+def test_unknown_section_names_its_nearest_match() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'trian'; did you mean 'train'"):
+        load_config(Outer, None, ["trian.batch_size=1"])
+
+
+def test_unknown_key_without_a_near_one_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match="known keys: batch_size, learning_rate"):
+        load_config(Outer, None, ["train.xyzzy=1"])
+
+
+def test_value_out_of_range_says_what_was_received() -> None:
+    with pytest.raises(ConfigError, match=r"train.batch_size: .*greater than or equal to 1.*Received: 0"):
+        load_config(Outer, None, ["train.batch_size=0"])
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, None, ["train.batch_size=many", "train.learning_rate=high"])
+    assert "train.batch_size" in str(caught.value)
+    assert "train.learning_rate" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_size", "expected section.key=value"),
+        ("=3", "expected section.key=value"),
+        ("workspace.a=3", "Received"),
+        ("train={", "not readable as YAML"),
+    ],
+)
+def test_malformed_override(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(Outer, None, [override])
+
+
+def test_override_below_a_value_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "workspace: here\n")
+    with pytest.raises(ConfigError, match="'workspace' is a value, not a section"):
+        load_config(Outer, path, ["workspace.a=3"])
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b\n", "just text"])
+def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load_config(Outer, write(tmp_path / "c.yaml", text))
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config(Outer, "nowhere.yaml")
+
+
+def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "workspace: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        load_config(Outer, path)
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    settings = Outer(workspace="größe", train=Inner(learning_rate=3e-7))
+    assert load_config(Outer, write(tmp_path / "c.yaml", settings.to_yaml())) == settings
+
+
+def test_fingerprint_follows_the_values_only() -> None:
+    assert Outer().fingerprint() == Outer(workspace="runs").fingerprint()
+    assert Outer().fingerprint() != Outer(train=Inner(batch_size=33)).fingerprint()
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})

@@ -1,0 +1,147 @@
+"""Stages: skipped when up to date, redone when something changed, never half published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparton import storage
+from sparton.config import Config
+from sparton.errors import DataError, UsageError
+from sparton.pipeline.stage import StageCall, StageResult, bad_files, content_fingerprint, read_record, run_stage
+
+
+class Scale(Config):
+    factor: int = 2
+
+
+def scale(workspace: Path, factor: int = 2, force: bool = False, stage: str = "scale") -> StageResult:
+    """A stage that multiplies the number in ``in/number``."""
+    source = storage.join(str(workspace), "in")
+
+    def body(staging: str) -> dict[str, Any]:
+        number = int(storage.read_text(storage.join(source, "number"))) * factor
+        storage.write_text(storage.join(staging, "number"), str(number))
+        return {"number": number}
+
+    call = StageCall(
+        stage, {"scale": Scale(factor=factor)}, {"numbers": source}, str(workspace / "out"), str(workspace), force
+    )
+    return run_stage(call, body)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    storage.write_text(str(tmp_path / "in" / "number"), "21")
+    return tmp_path
+
+
+def test_first_run_publishes_with_a_record(workspace: Path) -> None:
+    result = scale(workspace)
+    assert not result.skipped
+    assert result.summary == {"number": 42}
+    record = read_record(str(workspace / "out"))
+    assert record is not None
+    assert record.stage == "scale"
+    assert record.settings == {"scale": {"factor": 2}}
+    assert [entry.path for entry in record.files] == ["number"]
+    assert bad_files(str(workspace / "out"), record.files) == []
+
+
+def test_run_folder_holds_settings_log_and_summary(workspace: Path) -> None:
+    folder = Path(str(scale(workspace).run_folder))
+    assert "factor: 2" in (folder / "config.yaml").read_text()
+    assert storage.read_json(str(folder / "summary.json")) == {"number": 42}
+    assert (folder / "log.txt").exists()
+
+
+def test_second_run_is_skipped_and_still_has_the_summary(workspace: Path) -> None:
+    scale(workspace)
+    result = scale(workspace)
+    assert result.skipped
+    assert result.summary == {"number": 42}
+    assert len(list((workspace / "runs").iterdir())) == 1
+
+
+def test_force_runs_again(workspace: Path) -> None:
+    scale(workspace)
+    assert not scale(workspace, force=True).skipped
+
+
+def test_changed_settings_run_again(workspace: Path) -> None:
+    scale(workspace)
+    assert scale(workspace, factor=3).summary == {"number": 63}
+    assert (workspace / "out" / "number").read_text() == "63"
+
+
+def test_changed_input_runs_again(workspace: Path) -> None:
+    scale(workspace)
+    storage.write_text(str(workspace / "in" / "number"), "100")
+    assert scale(workspace).summary == {"number": 200}
+
+
+def test_damaged_output_runs_again(workspace: Path) -> None:
+    scale(workspace)
+    (workspace / "out" / "number").unlink()
+    assert not scale(workspace).skipped
+
+
+def test_failure_keeps_the_old_output_and_logs_the_reason(workspace: Path) -> None:
+    scale(workspace)
+    storage.write_text(str(workspace / "in" / "number"), "no number")
+    with pytest.raises(ValueError, match="invalid literal"):
+        scale(workspace)
+    assert (workspace / "out" / "number").read_text() == "42"
+    assert sorted(entry.name for entry in workspace.iterdir()) == ["in", "out", "runs"]
+    logs = [folder / "log.txt" for folder in sorted((workspace / "runs").iterdir())]
+    assert "invalid literal" in logs[-1].read_text()
+
+
+def test_missing_input_names_folder_and_role(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no folder at .*/in for the numbers"):
+        scale(tmp_path)
+
+
+def test_foreign_output_is_not_overwritten(workspace: Path) -> None:
+    storage.write_text(str(workspace / "out" / "thesis.tex"), "years of work")
+    with pytest.raises(UsageError, match="not overwritten by 'scale'"):
+        scale(workspace, force=True)
+    assert (workspace / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_output_of_another_stage_is_not_overwritten(workspace: Path) -> None:
+    scale(workspace)
+    with pytest.raises(UsageError, match="made by the stage 'scale', not overwritten by 'other'"):
+        scale(workspace, stage="other")
+
+
+def test_bad_files_are_named_with_the_reason(workspace: Path) -> None:
+    scale(workspace)
+    out = workspace / "out"
+    record = read_record(str(out))
+    assert record is not None
+    (out / "number").write_text("43")
+    assert bad_files(str(out), record.files, checksums=False) == []
+    assert bad_files(str(out), record.files) == [f"{out}/number: checksum differs from the one recorded"]
+    (out / "number").write_text("4242")
+    assert bad_files(str(out), record.files) == [f"{out}/number: 4 bytes, expected 2"]
+    (out / "number").unlink()
+    assert bad_files(str(out), record.files) == [f"{out}/number: missing"]
+
+
+def test_damaged_record_is_an_error_that_names_it(workspace: Path) -> None:
+    scale(workspace)
+    storage.write_text(str(workspace / "out" / "_stage.json"), "{}")
+    with pytest.raises(DataError, match="_stage.json: not a stage record"):
+        scale(workspace)
+
+
+def test_content_fingerprint_ignores_names_but_not_content(workspace: Path) -> None:
+    scale(workspace)
+    first = content_fingerprint(str(workspace / "out"))
+    scale(workspace, force=True)
+    assert content_fingerprint(str(workspace / "out")) == first
+    scale(workspace, factor=5)
+    assert content_fingerprint(str(workspace / "out")) != first
