@@ -152,9 +152,9 @@ def _run_all(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from sparton.pipeline.info import describe, show
+    from sparton.pipeline.inspection import info, show
 
-    show(describe(options.folder, verify=options.verify), as_json=options.json)
+    show(info(options.folder, verify=options.verify), as_json=options.json)
 
 
 def _set_up_logging(verbose: bool) -> None:

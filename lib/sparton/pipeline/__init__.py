@@ -1,1 +1,15 @@
 """The stages: pure functions of (settings, input folders) to a published output folder."""
+
+from __future__ import annotations
+
+from sparton.pipeline.assignment import assign
+from sparton.pipeline.evaluation import evaluate
+from sparton.pipeline.generation import generate
+from sparton.pipeline.inspection import info
+from sparton.pipeline.preparation import prepare
+from sparton.pipeline.settings import PipelineSettings
+from sparton.pipeline.stage import StageResult
+from sparton.pipeline.training import train
+from sparton.pipeline.workflow import run
+
+__all__ = ["PipelineSettings", "StageResult", "assign", "evaluate", "generate", "info", "prepare", "run", "train"]

@@ -1,0 +1,1 @@
+"""Spark ML faces of the models: estimators, models and transformers over DataFrames."""

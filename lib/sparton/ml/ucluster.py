@@ -1,0 +1,256 @@
+"""A trained UCluster as a Spark ML model: ``transform`` appends cluster, distances, score and embedding."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pyspark.ml import Model
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasFeaturesCol
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
+
+from sparton import storage
+from sparton.config import Config
+from sparton.data.schema import require_columns
+from sparton.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from sparton.data.featurize import FeatureSpec
+    from sparton.ucluster.bundle import Bundle
+
+BUNDLE_FOLDER = "bundle"
+OUTPUTS = (
+    StructField("cluster", IntegerType()),
+    StructField("distance", ArrayType(FloatType())),
+    StructField("score", FloatType()),
+    StructField("embedding", ArrayType(FloatType())),
+)
+"""Columns that ``transform`` appends, as in the table of assignments."""
+
+
+class AssignSettings(Config):
+    """How jets are assigned: rows that the network takes at once."""
+
+    batch_size: int = Field(default=512, ge=1)
+
+
+class UClusterModel(Model, HasFeaturesCol, MLReadable, MLWritable):
+    """Assigns jets to the clusters of a trained bundle.
+
+    ``transform`` keeps the columns of its input and appends ``cluster`` (int), ``distance`` (Euclidean, to each
+    centroid), ``score`` (distance to the nearest, large for unusual jets) and ``embedding``. The bundle travels to the
+    executors as a broadcast; each Python worker builds the network once.
+
+    Parameters
+    ----------
+    files
+        Content of the bundle's files by name; :meth:`from_bundle` reads them.
+    """
+
+    nParticlesCol: Param[str] = Param(  # noqa: N815 - Spark ML names parameters this way
+        Params._dummy(), "nParticlesCol", "column with the number of real particles", TypeConverters.toString
+    )
+    batchSize: Param[int] = Param(  # noqa: N815
+        Params._dummy(), "batchSize", "rows that the network takes at once", TypeConverters.toInt
+    )
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__()
+        self._setDefault(featuresCol="features", nParticlesCol="n_particles", batchSize=AssignSettings().batch_size)
+        self._files = files
+
+    @classmethod
+    def from_bundle(cls, folder: str) -> UClusterModel:
+        """Read a bundle, on the driver.
+
+        Raises
+        ------
+        DataError
+            If a file is missing or its checksum is wrong.
+        """
+        from sparton.ucluster import bundle
+
+        bundle.verify(folder)
+        return cls({name: _read(storage.join(folder, name)) for name in bundle.FILES})
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, built in this process."""
+        return _load(_digest(self._files), lambda: self._files)
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        """The tensor that the network reads."""
+        return self.bundle.feature_spec
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the tensor's features, in order."""
+        return tuple(self.bundle.feature_names)
+
+    def setFeaturesCol(self, value: str) -> UClusterModel:  # noqa: N802 - Spark ML names setters this way
+        """Set the column with the binary feature tensors."""
+        return self._set(featuresCol=value)  # type: ignore[return-value]
+
+    def setNParticlesCol(self, value: str) -> UClusterModel:  # noqa: N802
+        """Set the column with the number of real particles."""
+        return self._set(nParticlesCol=value)  # type: ignore[return-value]
+
+    def setBatchSize(self, value: int) -> UClusterModel:  # noqa: N802
+        """Set how many rows the network takes at once."""
+        return self._set(batchSize=value)  # type: ignore[return-value]
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        features = self.getOrDefault(self.featuresCol)
+        n_particles = self.getOrDefault(self.nParticlesCol)
+        require_columns(dataset.columns, (features, n_particles), "the DataFrame to assign")
+        schema = StructType([*dataset.schema.fields, *OUTPUTS])
+        shared = dataset.sparkSession.sparkContext.broadcast(self._files)
+        digest, batch_size = _digest(self._files), self.getOrDefault(self.batchSize)
+
+        def assign(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+            _one_thread()
+            loaded = _load(digest, lambda: shared.value)
+            for frame in frames:
+                yield append_clusters(frame, loaded, features, n_particles, batch_size)
+
+        return dataset.mapInPandas(assign, schema)
+
+    def write(self) -> MLWriter:
+        """Return a writer of the parameters and the bundle."""
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> MLReader[UClusterModel]:
+        """Return the reader of what :meth:`write` wrote."""
+        return _Reader()
+
+
+def append_clusters(frame: pd.DataFrame, bundle: Bundle, features: str, n_particles: str, batch_size: int) -> pd.DataFrame:
+    """Return ``frame`` with the columns of :data:`OUTPUTS`.
+
+    Parameters
+    ----------
+    frame
+        Rows with a binary column ``features`` (float32 [P, F] each) and an integer column ``n_particles``.
+    bundle
+        The trained network with its centroids.
+    features, n_particles
+        Names of the two columns.
+    batch_size
+        Rows that the network takes at once.
+
+    Raises
+    ------
+    DataError
+        If a tensor is missing or has another size than the bundle's.
+    """
+    from sparton.ucluster.predict import assign
+
+    shape = (bundle.feature_spec.n_particles, len(bundle.feature_names))
+    tensors = decode(frame[features], shape, features)
+    embedding, distance, cluster = assign(bundle, tensors, frame[n_particles].to_numpy(np.int32), batch_size)
+    return frame.assign(
+        cluster=cluster.astype(np.int32),
+        distance=list(distance),
+        score=distance.min(axis=1, initial=np.inf),
+        embedding=list(embedding),
+    )
+
+
+def decode(column: pd.Series[Any], shape: tuple[int, int], name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the tensors [n, *shape] of a binary column of little-endian float32.
+
+    Raises
+    ------
+    DataError
+        If a value is null or has another length.
+    """
+    width = 4 * shape[0] * shape[1]
+    lengths = column.str.len()
+    if not (lengths == width).all():
+        found = lengths[lengths != width].iloc[0]
+        raise DataError(
+            f"column {name}: found a tensor of {found} bytes, expected {width} ({shape[0]} particles x {shape[1]} "
+            "float32 features); prepare the rows with the bundle's settings"
+        )
+    return np.frombuffer(b"".join(column), dtype="<f4").reshape(-1, *shape)
+
+
+def _read(path: str) -> bytes:
+    with storage.open_file(path) as stream:
+        content = stream.read()
+    if not isinstance(content, bytes):
+        raise DataError(f"{path}: not readable as bytes")
+    return content
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
+
+
+class _Cache:
+    """The bundle that this process holds; one at a time, so that a long-lived worker does not collect models."""
+
+    digest: str | None = None
+    bundle: Bundle | None = None
+
+
+def _load(digest: str, files: Callable[[], dict[str, bytes]]) -> Bundle:
+    if _Cache.bundle is None or _Cache.digest != digest:
+        from sparton.ucluster import bundle
+
+        with tempfile.TemporaryDirectory(prefix="sparton-bundle-") as folder:
+            _unpack(files(), folder)
+            _Cache.bundle, _Cache.digest = bundle.load(folder), digest
+    return _Cache.bundle
+
+
+def _unpack(files: dict[str, bytes], folder: str) -> None:
+    for name, content in files.items():
+        with storage.open_file(storage.join(folder, name), "wb") as stream:
+            stream.write(content)
+
+
+@functools.cache
+def _one_thread() -> None:
+    """Give TensorFlow one thread in an executor's Python worker: Spark runs a task on every core already."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+class _Writer(MLWriter):
+    def __init__(self, model: UClusterModel) -> None:
+        super().__init__()
+        self._model = model
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802 - called by Spark ML
+        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession)
+        folder = storage.join(path, BUNDLE_FOLDER)
+        storage.make_dirs(folder)
+        _unpack(self._model._files, folder)
+
+
+class _Reader(MLReader[UClusterModel]):
+    def load(self, path: str) -> UClusterModel:
+        session: SparkSession = self.sparkSession
+        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, session)
+        model = UClusterModel.from_bundle(storage.join(path, BUNDLE_FOLDER))
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model

@@ -1,0 +1,289 @@
+"""Stage ``evaluate``: assignments and a training set to metrics and a report."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from sparton import __version__, storage
+from sparton.config import Config
+from sparton.errors import DataError
+from sparton.pipeline.progress import spark_progress
+from sparton.pipeline.session import spark_session
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pyspark.sql import DataFrame, SparkSession
+
+    from sparton.pipeline.settings import PipelineSettings
+    from sparton.report.content import EvaluationMetrics
+    from sparton.report.metrics import LabelMetrics
+    from sparton.report.profiles import GroupMoments
+
+PROFILED = {"jet_mass": "jet_mass", "n_constituents": "n_particles"}
+"""Columns of the cluster profiles, by the name in the report."""
+
+VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "pyspark", "petastorm", "pyarrow", "numpy")
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluateSettings(Config):
+    """What to evaluate.
+
+    Attributes
+    ----------
+    split
+        Split of the training set that the metrics are computed on, over all its rows.
+    sample_rows
+        Rows drawn for figures, silhouette and the baselines' fits; a smaller split is taken whole.
+    seed
+        Seed of the sample and of the baselines.
+    """
+
+    split: str = "test"
+    sample_rows: int = Field(default=200_000, ge=100)
+    seed: int = Field(default=1, ge=0)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one pass over the joined split counts.
+
+    ``labelled`` is a table of cluster, label (None for unlabelled) and count; ``moments`` are by profiled column.
+    """
+
+    rows: int
+    sizes: np.ndarray[Any, np.dtype[np.int64]]
+    labelled: pd.DataFrame
+    moments: dict[str, GroupMoments]
+
+
+def evaluate(
+    settings: PipelineSettings,
+    *,
+    input: str | None = None,
+    table: str | None = None,
+    model: str | None = None,
+    output: str | None = None,
+    force: bool = False,
+) -> StageResult:
+    """Measure the clusters on one split and publish ``metrics.json`` and ``report.html``.
+
+    Labels are read here only. Without them the label-free part remains.
+
+    Parameters
+    ----------
+    settings
+        The section ``evaluate`` decides the split and the samples.
+    input, table, model
+        Assignments, training set and bundle; None takes them from the workspace.
+    output
+        Folder to publish; None takes ``<workspace>/report``.
+    force
+        Run even where the output is up to date.
+
+    Raises
+    ------
+    UsageError
+        If an input is missing, or something that this stage did not make stands at the output.
+    DataError
+        If the assignments do not cover the split.
+    """
+    inputs = {
+        "assignments": settings.folder("assignments", input),
+        "set": settings.folder("set", table),
+        "model": settings.folder("model", model),
+    }
+    target = settings.folder("report", output)
+    call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings.workspace, force)
+
+    def body(staging: str) -> dict[str, Any]:
+        from sparton.report.gallery import gallery
+        from sparton.report.page import write_report
+
+        spark = spark_session(settings.spark, "sparton evaluate")
+        description = _bundle_description(inputs["model"])
+        n_clusters = len(description["centroids"])
+        with spark_progress(spark, "evaluate: joining assignments and jets"):
+            joined = _join(spark, inputs, settings.evaluate.split).cache()
+            try:
+                tally = _tally(joined, n_clusters)
+                _check_cover(inputs, settings.evaluate.split, tally.rows)
+                drawn = _sample(joined, settings.evaluate)
+            finally:
+                joined.unpersist()
+        metrics, jets = _measure(tally, drawn, np.asarray(description["centroids"]), settings.evaluate)
+        figures = gallery(jets, metrics, _curve(inputs["model"]), settings.evaluate.seed)
+        content = _content(metrics, figures, call, settings)
+        storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
+        write_report(staging, content)
+        return _summary(metrics) | {"report": storage.join(target, "report.html")}
+
+    return run_stage(call, body)
+
+
+def _bundle_description(folder: str) -> dict[str, Any]:
+    from sparton.ucluster.bundle import read_description
+
+    return read_description(folder)
+
+
+def _curve(folder: str) -> Any:
+    from sparton.report.curve import parse_curve
+
+    path = storage.join(folder, "training_curve.csv")
+    return parse_curve(storage.read_text(path)) if storage.exists(path) else None
+
+
+def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    from sparton.data.schema import ASSIGNMENTS_ARROW, require_columns
+
+    assignments = spark.read.parquet(storage.spark_url(inputs["assignments"]))
+    require_columns(assignments.columns, ASSIGNMENTS_ARROW.names, inputs["assignments"])
+    jets = spark.read.parquet(storage.spark_url(inputs["set"]))
+    require_columns(jets.columns, ("split", "label", *PROFILED.values()), inputs["set"])
+    columns = ("jet_id", "label", *PROFILED.values())
+    return jets.where(F.col("split") == split).select(*columns).join(assignments, "jet_id")
+
+
+def _tally(joined: DataFrame, n_clusters: int) -> Tally:
+    from pyspark.sql import functions as F
+
+    from sparton.report.profiles import GroupMoments
+
+    labelled = joined.groupBy("cluster", "label").count().toPandas()
+    outside = labelled.loc[~labelled["cluster"].between(0, n_clusters - 1), "cluster"]
+    if len(outside):
+        raise DataError(
+            f"cluster: found {outside.iloc[0]}, expected 0..{n_clusters - 1}; "
+            "the assignments were made with another bundle, assign again"
+        )
+    aggregates = [
+        expression
+        for name, column in PROFILED.items()
+        for expression in (
+            F.sum(F.col(column).cast("double")).alias(f"{name}_total"),
+            F.sum(F.col(column).cast("double") ** 2).alias(f"{name}_squares"),
+            F.percentile_approx(F.col(column).cast("double"), 0.5).alias(f"{name}_median"),
+        )
+    ]
+    found = joined.groupBy("cluster").agg(F.count("*").alias("size"), *aggregates).toPandas().set_index("cluster")
+    by_cluster = found.reindex(range(n_clusters))
+    sizes = by_cluster["size"].fillna(0).to_numpy(np.int64)
+    moments = {
+        name: GroupMoments(
+            size=sizes,
+            total=by_cluster[f"{name}_total"].fillna(0.0).to_numpy(np.float64),
+            squares=by_cluster[f"{name}_squares"].fillna(0.0).to_numpy(np.float64),
+            median=by_cluster[f"{name}_median"].to_numpy(np.float64),
+        )
+        for name in PROFILED
+    }
+    return Tally(int(sizes.sum()), sizes, labelled, moments)
+
+
+def _check_cover(inputs: dict[str, str], split: str, found: int) -> None:
+    from sparton.data.manifest import read_manifest
+
+    expected = read_manifest(inputs["set"]).rows(split)
+    if found != expected:
+        raise DataError(
+            f"{inputs['assignments']}: {found} assignments for the {expected} jets of the split {split!r} of "
+            f"{inputs['set']}; assign this set again"
+        )
+
+
+def _sample(joined: DataFrame, settings: EvaluateSettings) -> pd.DataFrame:
+    """Return at most ``sample_rows`` rows, chosen by a seeded hash of the jet's identity."""
+    from pyspark.sql import functions as F
+
+    order = F.xxhash64(F.lit(settings.seed), F.col("jet_id"))
+    return joined.orderBy(order, "jet_id").limit(settings.sample_rows).toPandas()
+
+
+def _measure(
+    tally: Tally, drawn: pd.DataFrame, centroids: np.ndarray[Any, Any], settings: EvaluateSettings
+) -> tuple[EvaluationMetrics, Any]:
+    from sparton.report.baselines import mass_baselines
+    from sparton.report.content import EvaluationMetrics
+    from sparton.report.gallery import JetSample
+    from sparton.report.metrics import encode_labels
+    from sparton.report.profiles import cluster_profiles, describe_clusters
+
+    labels = _label_metrics(tally, len(centroids))
+    codes = encode_labels(drawn["label"].to_numpy(), labels.classes) if labels else None
+    cluster, mass = drawn["cluster"].to_numpy(np.int64), drawn["jet_mass"].to_numpy(np.float64)
+    embedding = np.stack(drawn["embedding"].to_numpy()).astype(np.float64)
+    distance = np.stack(drawn["distance"].to_numpy()).astype(np.float64)
+    n_classes = len(labels.classes) if labels else 0
+    metrics = EvaluationMetrics(
+        split=settings.split,
+        rows=tally.rows,
+        n_clusters=len(centroids),
+        clusters=describe_clusters(tally.sizes, distance, embedding, cluster, settings.seed),
+        profiles=cluster_profiles(tally.moments, labels),
+        baselines=mass_baselines(mass, len(centroids), settings.seed, codes, n_classes),
+        labels=labels,
+    )
+    jets = JetSample(mass, drawn["n_particles"].to_numpy(np.int64), cluster, embedding, centroids, codes)
+    return metrics, jets
+
+
+def _label_metrics(tally: Tally, n_clusters: int) -> LabelMetrics | None:
+    from sparton.report.metrics import contingency, describe_labels, encode_labels, order_classes
+
+    labelled = tally.labelled.dropna(subset=["label"])
+    if labelled.empty:
+        return None
+    classes = order_classes(labelled["label"])
+    codes = encode_labels(labelled["label"].to_numpy(), classes)
+    table = contingency(labelled["cluster"].to_numpy(), codes, n_clusters, len(classes), labelled["count"].to_numpy())
+    return describe_labels(table, classes)
+
+
+def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings: PipelineSettings) -> Any:
+    from sparton.report.content import Provenance, ReportContent
+
+    provenance = Provenance(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seed=settings.evaluate.seed,
+        versions=_versions(),
+        inputs=call.input_fingerprints(),
+        config=settings.to_yaml(),
+    )
+    return ReportContent("Jet clusters", metrics, figures, provenance)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"sparton": __version__, "python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            logger.debug("%s is not installed", package)
+    return versions
+
+
+def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:
+    summary: dict[str, Any] = {f"{metrics.split} jets": metrics.rows, "cluster sizes": list(metrics.clusters.sizes)}
+    if metrics.labels:
+        summary["clustering accuracy"] = metrics.labels.accuracy
+        for item in metrics.baselines:
+            oracle = " (oracle: reads labels)" if item.reads_labels else ""
+            summary[f"  {item.name}{oracle}"] = item.accuracy
+        summary["ARI"] = metrics.labels.adjusted_rand_index
+        summary["NMI"] = metrics.labels.normalized_mutual_information
+    elif metrics.clusters.silhouette is not None:
+        summary["silhouette"] = metrics.clusters.silhouette
+    return summary

@@ -1,0 +1,45 @@
+"""The whole configuration file: one section a stage, and where and how the stages run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sparton import storage
+from sparton.config import Config
+from sparton.data.prepare import PrepareSettings
+from sparton.distributed.launch import LaunchSettings
+from sparton.ml.ucluster import AssignSettings
+from sparton.physics.settings import GenerationSettings
+from sparton.pipeline.evaluation import EvaluateSettings
+from sparton.pipeline.session import SparkSettings
+from sparton.ucluster.settings import ModelSettings, TrainSettings
+
+
+class PipelineSettings(Config):
+    """Settings of a pipeline.
+
+    Attributes
+    ----------
+    workspace
+        Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
+        ``assignments``, ``report``; and that holds ``runs`` and ``checkpoints``.
+    generate, prepare, model, train, assign, evaluate
+        What the stages compute; these decide whether an output is up to date.
+    launch, spark
+        Where it runs and with how many workers. The number of workers decides the global batch, so it counts too;
+        the rest changes nothing in the results.
+    """
+
+    workspace: str = Field(default="runs/default", min_length=1)
+    generate: GenerationSettings = GenerationSettings()
+    prepare: PrepareSettings = PrepareSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    launch: LaunchSettings = LaunchSettings()
+    assign: AssignSettings = AssignSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    spark: SparkSettings = SparkSettings()
+
+    def folder(self, role: str, given: str | None = None) -> str:
+        """Return the folder of a role: the one given, else its place in the workspace."""
+        return storage.absolute(given if given is not None else storage.join(self.workspace, role))

@@ -1,0 +1,73 @@
+"""Stage ``train``: a training set to a model bundle, by one process or by Horovod workers on Spark."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sparton import storage
+from sparton.config import Config
+from sparton.pipeline.session import spark_session
+from sparton.pipeline.settings import PipelineSettings
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
+
+IDENTITY_CHARACTERS = 16
+
+logger = logging.getLogger(__name__)
+
+
+class Workers(Config):
+    """The number of workers, which with the batch of each decides the global batch."""
+
+    count: int
+
+
+def train(
+    settings: PipelineSettings, *, input: str | None = None, output: str | None = None, force: bool = False
+) -> StageResult:
+    """Train UCluster and publish the bundle.
+
+    Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
+    that was killed is continued from there; ``force`` starts anew.
+
+    Parameters
+    ----------
+    settings
+        The sections ``model`` and ``train`` and the number of workers decide the model.
+    input
+        Training set; None takes ``<workspace>/set``.
+    output
+        Folder to publish; None takes ``<workspace>/model``.
+    force
+        Run even where the output is up to date, from the first epoch.
+
+    Raises
+    ------
+    UsageError
+        If the input is missing, or something that this stage did not make stands at the output.
+    TrainingError
+        If slots are missing, a worker fails, ranks disagree or a loss is not finite.
+    """
+    data = settings.folder("set", input)
+    sections = {"model": settings.model, "train": settings.train, "workers": Workers(count=settings.launch.workers)}
+    call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings.workspace, force)
+    checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if storage.exists(data) else ""
+
+    def body(staging: str) -> dict[str, Any]:
+        from sparton.distributed.launch import launch
+        from sparton.ucluster.train import train as train_ucluster
+
+        if force:
+            storage.remove(checkpoints)
+        spark = spark_session(settings.spark, "sparton train") if settings.launch.workers > 1 else None
+        arguments = (data, checkpoints, staging, settings.model, settings.train)
+        summary = launch(train_ucluster, arguments, spark, settings.launch)[0]
+        storage.remove(checkpoints)
+        return {
+            "workers": settings.launch.workers,
+            "steps": summary.steps,
+            "epochs": summary.epochs,
+            "jets/s": summary.jets_per_second,
+        }
+
+    return run_stage(call, body)
