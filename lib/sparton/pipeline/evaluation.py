@@ -280,8 +280,8 @@ def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:
     if metrics.labels:
         summary["clustering accuracy"] = metrics.labels.accuracy
         for item in metrics.baselines:
-            oracle = " (oracle: reads labels)" if item.reads_labels else ""
-            summary[f"  {item.name}{oracle}"] = item.accuracy
+            note = " reads labels" if item.reads_labels else ""
+            summary[f"  {item.name}{note}"] = item.accuracy
         summary["ARI"] = metrics.labels.adjusted_rand_index
         summary["NMI"] = metrics.labels.normalized_mutual_information
     elif metrics.clusters.silhouette is not None:

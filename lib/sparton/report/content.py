@@ -1,0 +1,77 @@
+"""What a report holds: metrics (also written as ``metrics.json``), figures with captions, and provenance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sparton.report.baselines import BaselineResult
+from sparton.report.metrics import LabelMetrics
+from sparton.report.profiles import ClusterProfile, LabelFreeMetrics
+
+
+@dataclass(frozen=True)
+class EvaluationMetrics:
+    """Every number of an evaluation, as plain Python values.
+
+    ``rows`` counts the jets of the split; ``labels`` is None if they carry no labels.
+    """
+
+    split: str
+    rows: int
+    n_clusters: int
+    clusters: LabelFreeMetrics
+    profiles: tuple[ClusterProfile, ...]
+    baselines: tuple[BaselineResult, ...] = ()
+    labels: LabelMetrics | None = None
+    method: str = "UCluster"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dicts and lists of JSON types; numbers that are not finite become None."""
+        plain = _plain(asdict(self))
+        assert isinstance(plain, dict)
+        return plain
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the page: ``name`` identifies it, ``title`` heads it, ``caption`` says what one sees."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from: creation time (ISO 8601), versions, inputs' fingerprints and settings (YAML)."""
+
+    created: str
+    seed: int
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """A whole report."""
+
+    title: str
+    metrics: EvaluationMetrics
+    figures: tuple[ReportFigure, ...]
+    provenance: Provenance
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
