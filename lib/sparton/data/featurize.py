@@ -1,0 +1,145 @@
+"""Jets to training rows: the feature tensor as one binary column, and the mass bin as the target.
+
+The tensor of a batch is one contiguous buffer; the binary column and the array that training sees are views of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from sparton.config import Config
+from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA, require_columns
+from sparton.data.screening import REQUIRED, JetRows, jets_from_batch, screen
+from sparton.errors import DataError
+from sparton.physics.features import FEATURE_NAMES, mass_bins, ucluster_features
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["FeatureSpec", "decode_features", "featurize", "jets_from_batch", "training_batch"]
+
+FEATURE_DTYPE = np.dtype("<f4")
+MAX_BINARY_BYTES = 2**31 - 1  # offsets of Arrow's binary columns are int32
+DEFAULT_EDGES = tuple(np.linspace(0.0, 200.0, 20).tolist())  # GeV
+
+
+class FeatureSpec(Config):
+    """What a training row holds.
+
+    Attributes
+    ----------
+    n_particles
+        Slots of the tensor; the hardest constituents fill it, the rest is zero.
+    mass_bin_edges
+        Rising edges of the jet mass (GeV) for the target; masses beyond the last one are the overflow class.
+    """
+
+    n_particles: int = Field(default=50, ge=1, le=4096)
+    mass_bin_edges: tuple[float, ...] = DEFAULT_EDGES
+
+    @field_validator("mass_bin_edges")
+    @classmethod
+    def _rising(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if len(edges) < 2 or not all(low < high for low, high in pairwise(edges)):
+            raise ValueError("expected at least two rising edges")
+        return edges
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Columns of the tensor."""
+        return FEATURE_NAMES
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row's tensor in bytes."""
+        return self.n_particles * len(self.feature_names) * FEATURE_DTYPE.itemsize
+
+
+def featurize(df: DataFrame, spec: FeatureSpec) -> DataFrame:
+    """Return the training rows of the sound jets of a jets table; broken rows are left out.
+
+    Parameters
+    ----------
+    df
+        Jets table; further columns are not read.
+    spec
+        Shape of the tensor and mass bins.
+
+    Returns
+    -------
+    DataFrame
+        Columns of :data:`sparton.data.schema.TRAINING_SCHEMA`, partitions and order as in ``df``.
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+    """
+    require_columns(df.columns, REQUIRED, "jets table")
+    return df.select(*REQUIRED).mapInArrow(partial(_featurize_batches, spec=spec), TRAINING_SCHEMA)
+
+
+def training_batch(rows: JetRows, spec: FeatureSpec) -> pa.RecordBatch:
+    """Return the training rows of sound jets, in the same order, with the schema ``TRAINING_ARROW``."""
+    features, n_real = ucluster_features(rows.jets, spec.n_particles)
+    columns = [
+        pa.array(rows.jet_id),
+        encode_features(features),
+        pa.array(n_real),
+        pa.array(mass_bins(rows.jets.jet_mass, spec.mass_bin_edges)),
+        pa.array(rows.jets.jet_mass),
+        rows.label,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TRAINING_ARROW)
+
+
+def encode_features(features: NDArray[np.float32]) -> pa.Array:
+    """Return float32[n, P, F] as a binary column [n] of little-endian tensors, without copying them.
+
+    Raises
+    ------
+    DataError
+        If the batch is larger than a binary column can be (2 GiB).
+    """
+    values = np.ascontiguousarray(features, FEATURE_DTYPE)
+    row_bytes = values.shape[1] * values.shape[2] * FEATURE_DTYPE.itemsize
+    if values.nbytes > MAX_BINARY_BYTES:
+        raise DataError(f"a batch of {len(values)} rows of {row_bytes} bytes is over 2 GiB; use smaller batches")
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(row_bytes)
+    return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
+
+
+def decode_features(column: pa.Array, n_particles: int, n_features: int) -> NDArray[np.float32]:
+    """Return the tensors of a binary column as float32[n, n_particles, n_features], a view of its buffer.
+
+    Raises
+    ------
+    DataError
+        If the column does not hold that many bytes.
+    """
+    if len(column) == 0:
+        return np.zeros((0, n_particles, n_features), np.float32)
+    _, offsets, data = column.buffers()
+    width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
+    limits = np.frombuffer(offsets, width)[column.offset : column.offset + len(column) + 1]
+    expected = len(column) * n_particles * n_features * FEATURE_DTYPE.itemsize
+    if column.null_count or limits[-1] - limits[0] != expected:
+        raise DataError(
+            f"column features: {int(limits[-1] - limits[0])} bytes in {len(column)} rows, expected {expected} "
+            f"for tensors of {n_particles} x {n_features} float32"
+        )
+    values = np.frombuffer(data, FEATURE_DTYPE, expected // FEATURE_DTYPE.itemsize, int(limits[0]))
+    return values.reshape(len(column), n_particles, n_features)
+
+
+def _featurize_batches(batches: Iterator[pa.RecordBatch], spec: FeatureSpec) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield training_batch(screen(batch).rows, spec)

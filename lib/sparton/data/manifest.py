@@ -1,0 +1,189 @@
+"""The manifest of a training set: what its shards hold, how they were made and how to tell whether they are intact."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from sparton import storage
+from sparton.config import Config, validate
+from sparton.errors import ConfigError, DataError
+
+KIND: Final = "training-set"
+SCHEMA_VERSION: Final = 1
+VERIFY_THREADS = 16  # checks wait for the storage, not for the processor
+
+
+class Shard(Config):
+    """One file of a split: path relative to the set's folder, rows, size in bytes and SHA-256 (hex)."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Counts(Config):
+    """What became of the input's rows.
+
+    Attributes
+    ----------
+    read, kept
+        Jets in the input, and jets in the shards.
+    rejected
+        Broken jets by reason, see :mod:`sparton.data.screening`.
+    excluded
+        Sound jets outside the selection, by criterion.
+    truncated_jets, truncated_constituents
+        Kept jets with more constituents than the tensor has slots, and how many constituents were left out.
+    dropped_constituents
+        Constituents of kept jets without transverse momentum.
+    reordered_jets
+        Kept jets whose constituents did not come by falling pT.
+    """
+
+    read: int
+    kept: int
+    rejected: dict[str, int] = Field(default_factory=dict)
+    excluded: dict[str, int] = Field(default_factory=dict)
+    truncated_jets: int = 0
+    truncated_constituents: int = 0
+    dropped_constituents: int = 0
+    reordered_jets: int = 0
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A shard that is not what the manifest says: ``reason`` is missing, size or checksum."""
+
+    path: str
+    reason: Literal["missing", "size", "checksum"]
+    detail: str
+
+
+class Manifest(Config):
+    """Description of a training set, stored beside its shards as ``_manifest.json``.
+
+    Attributes
+    ----------
+    kind, schema_version
+        What the folder is, and the version of its layout.
+    feature_names, n_particles
+        Columns and slots of the feature tensor: a row is float32[n_particles, len(feature_names)].
+    feature_mean, feature_std
+        Statistics of each feature over the real particles of the train split; the deviation is never 0.
+    mass_bin_edges
+        Edges (GeV) of the target's bins; there are as many classes as edges, the last one is the overflow.
+    splits
+        Shards of each split, in order.
+    rows_per_shard, seed
+        Rows of every shard but the last of a split, and the seed of the shuffle.
+    settings
+        The settings that made the set.
+    counts
+        What became of the input's rows.
+    inputs
+        Fingerprints of the inputs by role.
+    notes
+        Remarks for the reader, such as features that do not vary.
+    """
+
+    kind: Literal["training-set"] = KIND
+    schema_version: Literal[1] = SCHEMA_VERSION
+    feature_names: tuple[str, ...]
+    feature_mean: tuple[float, ...]
+    feature_std: tuple[float, ...]
+    n_particles: int
+    mass_bin_edges: tuple[float, ...]
+    splits: dict[str, tuple[Shard, ...]]
+    rows_per_shard: int
+    seed: int
+    settings: dict[str, Any]
+    counts: Counts
+    inputs: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_targets(self) -> int:
+        """Classes of the target: the mass bins and the overflow."""
+        return len(self.mass_bin_edges)
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """Return the shards of a split.
+
+        Raises
+        ------
+        DataError
+            If there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError(f"the training set has no split {split!r}; it has {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def shard_rows(self, split: str) -> tuple[int, ...]:
+        """Return the rows of each shard of a split, as :func:`sparton.data.plan.plan_epoch` takes them."""
+        return tuple(shard.rows for shard in self.shards(split))
+
+    def rows(self, split: str) -> int:
+        """Return the number of rows of a split."""
+        return sum(self.shard_rows(split))
+
+    def write(self, folder: str) -> None:
+        """Write the manifest into the set's folder, atomically."""
+        storage.write_json(storage.join(folder, storage.MANIFEST), self.model_dump(mode="json"))
+
+    def verify(self, folder: str, checksums: bool = True) -> list[BadFile]:
+        """Return the shards that are missing or have another size or checksum; none where the set is intact.
+
+        Without ``checksums`` no file is opened.
+        """
+        shards = [shard for split in self.splits.values() for shard in split]
+        return bad_shards(folder, shards, checksums)
+
+
+def bad_shards(folder: str, shards: list[Shard], checksums: bool) -> list[BadFile]:
+    """Return those of the shards that are missing or have another size or, if asked for, another checksum."""
+    with ThreadPoolExecutor(VERIFY_THREADS) as pool:
+        found = pool.map(lambda shard: _problem(folder, shard, checksums), shards)
+        return [problem for problem in found if problem]
+
+
+def read_manifest(folder: str) -> Manifest:
+    """Read the manifest of a training set.
+
+    Raises
+    ------
+    DataError
+        If there is none, or it is damaged, of another kind or of another version.
+    """
+    path = storage.join(folder, storage.MANIFEST)
+    if not storage.exists(path):
+        raise DataError(f"{path}: no such file; expected a training set, made by 'sparton prepare'")
+    values = storage.read_json(path)
+    if not isinstance(values, dict) or values.get("kind") != KIND:
+        found = values.get("kind") if isinstance(values, dict) else type(values).__name__
+        raise DataError(f"{path}: kind is {found!r}, expected {KIND!r}; name a folder made by 'sparton prepare'")
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: schema_version is {version!r}, this release reads {SCHEMA_VERSION}; prepare the set again"
+        )
+    try:
+        return validate(Manifest, values, path)
+    except ConfigError as error:
+        raise DataError(f"{error}; the manifest is damaged, prepare the set again") from None
+
+
+def _problem(folder: str, shard: Shard, checksums: bool) -> BadFile | None:
+    path = storage.join(folder, shard.path)
+    if not storage.exists(path):
+        return BadFile(shard.path, "missing", f"{path}: no such file")
+    size = storage.size(path)
+    if size != shard.bytes:
+        return BadFile(shard.path, "size", f"{path}: {size} bytes, the manifest says {shard.bytes}")
+    if checksums and storage.sha256(path) != shard.sha256:
+        return BadFile(shard.path, "checksum", f"{path}: SHA-256 differs from the manifest's")
+    return None

@@ -1,0 +1,211 @@
+"""From Arrow batches of the jets table to jagged arrays of sound jets, with a count of what was wrong.
+
+A row is rejected for the first reason of :data:`REASONS` that holds. Constituents without transverse momentum are
+dropped and the order by falling pT is restored; both are counted. No step loops over rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sparton.data.schema import require_columns
+from sparton.physics import kinematics
+from sparton.physics.jets import Jets
+
+Mask = NDArray[np.bool_]
+
+MOMENTA = ("px", "py", "pz", "energy")
+JET_VALUES = ("jet_pt", "jet_eta", "jet_phi", "jet_mass")
+REQUIRED = ("jet_id", *JET_VALUES, *MOMENTA, "label")
+"""The columns of the jets table that featurising reads."""
+
+REASONS = ("null", "unequal_lengths", "not_finite", "negative_energy", "no_constituents")
+"""Why a row is rejected: a null in a required column (labels may be null), lists of unequal length, NaN or infinity,
+an energy below zero, no constituent with transverse momentum."""
+
+
+@dataclass(frozen=True)
+class JetRows:
+    """Sound jets with what identifies them: ``jet_id`` int64[n], ``label`` string array [n] (nullable), ``jets``."""
+
+    jet_id: NDArray[np.int64]
+    label: pa.Array
+    jets: Jets
+
+    def __len__(self) -> int:
+        return self.jet_id.size
+
+    def take(self, rows: NDArray[np.int64]) -> JetRows:
+        """Return the jets at these indices, in that order."""
+        return JetRows(self.jet_id[rows], self.label.take(pa.array(rows)), self.jets.take(rows))
+
+    def select(self, mask: Mask) -> JetRows:
+        """Return the jets where ``mask`` is true."""
+        return self if mask.all() else self.take(np.flatnonzero(mask))
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The sound rows of a batch, and how many were ``rejected`` by reason.
+
+    ``dropped`` int64[n] counts the constituents without transverse momentum per jet, ``reordered`` bool[n] tells
+    whose constituents had to be sorted.
+    """
+
+    rows: JetRows
+    rejected: Counter[str]
+    dropped: NDArray[np.int64]
+    reordered: Mask
+
+
+def screen(batch: pa.RecordBatch | pa.Table) -> Screened:
+    """Return the sound jets of a batch of the jets table.
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+    """
+    require_columns(batch.schema.names, REQUIRED, "jets table")
+    rejected: Counter[str] = Counter()
+    complete = ~_any_null(batch)
+    rejected["null"] = int(np.count_nonzero(~complete))
+    even = complete & _even_lengths(batch)
+    rejected["unequal_lengths"] = int(np.count_nonzero(complete & ~even))
+    rows = _unchecked(batch if even.all() else batch.filter(pa.array(even)))
+    for reason, is_bad in (("not_finite", _not_finite), ("negative_energy", _negative_energy)):
+        bad = is_bad(rows.jets)
+        rejected[reason] = int(np.count_nonzero(bad))
+        rows = rows.select(~bad)
+    rows, dropped = _without_empty_slots(rows)
+    empty = rows.jets.n_constituents == 0
+    rejected["no_constituents"] = int(np.count_nonzero(empty))
+    rows, reordered = _by_falling_pt(rows.select(~empty))
+    return Screened(rows, +rejected, dropped[~empty], reordered)
+
+
+def jets_from_batch(batch: pa.RecordBatch | pa.Table) -> Jets:
+    """Return the sound jets of a batch of the jets table as jagged arrays; see :func:`screen` for what is left out.
+
+    ``event_index`` is the column event_id; it and ``pdg_id`` are 0 where the batch lacks the column.
+    """
+    return screen(batch).rows.jets
+
+
+def _any_null(batch: pa.RecordBatch | pa.Table) -> Mask:
+    missing = np.zeros(batch.num_rows, bool)
+    for name in REQUIRED:
+        column = _column(batch, name)
+        if name != "label" and column.null_count:
+            missing |= column.is_null().to_numpy(zero_copy_only=False)
+    return missing
+
+
+def _even_lengths(batch: pa.RecordBatch | pa.Table) -> Mask:
+    lengths = [_lengths(_column(batch, name)) for name in MOMENTA]
+    return np.logical_and.reduce([lengths[0] == other for other in lengths[1:]])
+
+
+def _lengths(column: pa.Array) -> NDArray[np.int64]:
+    filled = pc.fill_null(pc.list_value_length(column), 0)
+    return filled.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _column(batch: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
+    column = batch.column(batch.schema.get_field_index(name))
+    if isinstance(column, pa.ChunkedArray):
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column
+
+
+def _unchecked(batch: pa.RecordBatch | pa.Table) -> JetRows:
+    """Return the rows of a batch that has no nulls and lists of equal lengths."""
+    offsets = kinematics.offsets_from_counts(_lengths(_column(batch, MOMENTA[0])))
+    values = {name: _floats(_column(batch, name)) for name in JET_VALUES}
+    values |= {name: _floats(_column(batch, name).flatten()) for name in MOMENTA}
+    jets = Jets(event_index=_event_index(batch), pdg_id=_pdg_id(batch, offsets), offsets=offsets, **values)
+    jet_id = _column(batch, "jet_id").to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return JetRows(jet_id, _column(batch, "label").cast(pa.string()), jets)
+
+
+def _event_index(batch: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
+    """Return the column event_id, zeros where the table has none."""
+    if "event_id" not in batch.schema.names:
+        return np.zeros(batch.num_rows, np.int64)
+    return pc.fill_null(_column(batch, "event_id"), 0).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+
+
+def _pdg_id(batch: pa.RecordBatch | pa.Table, offsets: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the column pdg_id, zeros (unknown) for jets that have none or not one for each constituent."""
+    codes = np.zeros(int(offsets[-1]), np.int32)
+    if "pdg_id" not in batch.schema.names:
+        return codes
+    column = _column(batch, "pdg_id")
+    lengths = _lengths(column)
+    complete = np.flatnonzero(lengths == np.diff(offsets))
+    source, _ = kinematics.take_rows(kinematics.offsets_from_counts(lengths), complete)
+    target, _ = kinematics.take_rows(offsets, complete)
+    codes[target] = pc.fill_null(column.flatten(), 0).to_numpy(zero_copy_only=False)[source]
+    return codes
+
+
+def _floats(column: pa.Array) -> NDArray[np.float32]:
+    """Return values as float32; a null among them becomes NaN."""
+    return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+
+
+def _not_finite(jets: Jets) -> Mask:
+    bad = np.zeros(len(jets), bool)
+    for name in JET_VALUES:
+        bad |= ~np.isfinite(getattr(jets, name))
+    flat = np.zeros(jets.px.size, bool)
+    for name in MOMENTA:
+        flat |= ~np.isfinite(getattr(jets, name))
+    return bad | _any(flat, jets)
+
+
+def _negative_energy(jets: Jets) -> Mask:
+    return _any(jets.energy < 0, jets)
+
+
+def _any(flat: Mask, jets: Jets) -> Mask:
+    """Tell for each jet whether the flag of any constituent is set."""
+    if not flat.any():
+        return np.zeros(len(jets), bool)
+    return kinematics.segment_sum(flat, jets.offsets) > 0
+
+
+def _without_empty_slots(rows: JetRows) -> tuple[JetRows, NDArray[np.int64]]:
+    """Drop constituents without transverse momentum: padding of fixed-size formats. Returns how many per jet."""
+    jets = rows.jets
+    real = kinematics.transverse_momentum(jets.px, jets.py) > 0
+    if real.all():
+        return rows, np.zeros(len(rows), np.int64)
+    counts = kinematics.segment_sum(real, jets.offsets).astype(np.int64)
+    dropped = np.diff(jets.offsets) - counts
+    return replace(rows, jets=_constituents(jets, real, kinematics.offsets_from_counts(counts))), dropped
+
+
+def _by_falling_pt(rows: JetRows) -> tuple[JetRows, Mask]:
+    """Sort the constituents of those jets that are not in order, equal ones as they came."""
+    jets = rows.jets
+    pt = kinematics.transverse_momentum(jets.px, jets.py)
+    owner = kinematics.owners(jets.offsets)
+    rising = np.zeros(pt.size, bool)
+    rising[1:] = (pt[1:] > pt[:-1]) & (owner[1:] == owner[:-1])
+    if not rising.any():
+        return rows, np.zeros(len(rows), bool)
+    ordered = _constituents(jets, np.lexsort((-pt, owner)), jets.offsets)
+    return replace(rows, jets=ordered), _any(rising, jets)
+
+
+def _constituents(jets: Jets, index: Mask | NDArray[np.int64], offsets: NDArray[np.int64]) -> Jets:
+    """Return jets with the constituents at ``index`` (mask or indices) and these limits."""
+    columns = {name: getattr(jets, name)[index] for name in (*MOMENTA, "pdg_id")}
+    return replace(jets, offsets=offsets, **columns)

@@ -1,0 +1,67 @@
+"""Mean and deviation from sums that add up over batches, shards and machines without cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CONSTANT_TOLERANCE = 1e-7
+"""Deviations below this fraction of the mean's size are rounding of float32 values: the feature is constant."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number of rows, mean and sum of squared deviations from it, float64[F] each but the count."""
+
+    count: int
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> Moments:
+        """Return the moments of ``values`` [n, F], in two passes."""
+        rows = np.asarray(values, np.float64)
+        if not len(rows):
+            return cls(0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+        mean = rows.mean(axis=0)
+        deviations = rows - mean
+        correction = deviations.mean(axis=0)
+        return cls(len(rows), mean + correction, np.einsum("nf,nf->f", deviations, deviations))
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both (Chan, Golub, LeVeque 1979); depends on the order by rounding alone."""
+        count = self.count + other.count
+        if not self.count or not other.count:
+            return self if self.count else other
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        squares = self.squares + other.squares + shift**2 * (self.count * other.count / count)
+        return Moments(count, mean, squares)
+
+    def std(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the deviation of each feature, 1 where it is constant, and which ones are, bool[F]."""
+        found = np.sqrt(self.squares / max(self.count, 1))
+        constant = found <= CONSTANT_TOLERANCE * np.abs(self.mean)
+        return np.where(constant, 1.0, found), constant
+
+    def to_bytes(self) -> bytes:
+        """Return the moments as bytes that :meth:`from_bytes` reads back exactly."""
+        return np.concatenate([[float(self.count)], self.mean, self.squares]).astype("<f8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Moments:
+        """Return the moments that :meth:`to_bytes` wrote."""
+        values = np.frombuffer(content, "<f8")
+        mean, squares = np.split(values[1:], 2)
+        return cls(int(values[0]), mean, squares)
+
+
+def merge_all(parts: Iterable[Moments], n_features: int) -> Moments:
+    """Return the moments of all parts, merged in their order."""
+    total = Moments(0, np.zeros(n_features), np.zeros(n_features))
+    for part in parts:
+        total = total.merge(part)
+    return total

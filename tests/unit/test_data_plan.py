@@ -1,0 +1,137 @@
+"""The plan: every row exactly once, equal steps, padding at the end only, for any shards, world and batch size."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparton.data.plan import EpochPlan, plan_epoch
+from sparton.errors import UsageError
+
+SHARDS = st.lists(st.integers(0, 40), min_size=0, max_size=12)
+WORLDS = st.integers(1, 16)
+BATCHES = st.integers(1, 50)
+
+
+def rows_of(plan: EpochPlan, rank: int) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for step in range(plan.steps):
+        shards, rows = plan.rows(rank, step)
+        found += zip(shards.tolist(), rows.tolist(), strict=True)
+    return found
+
+
+@given(SHARDS, WORLDS, BATCHES, st.integers(-5, 2**40), st.integers(0, 100), st.booleans())
+@settings(deadline=None)
+def test_every_row_once_over_all_ranks(
+    shards: list[int], world: int, batch: int, seed: int, epoch: int, shuffle: bool
+) -> None:
+    plan = plan_epoch(shards, world, batch, seed, epoch, shuffle)
+    found = Counter(row for rank in range(world) for row in rows_of(plan, rank))
+    expected = Counter((shard, row) for shard, rows in enumerate(shards) for row in range(rows))
+    assert found == expected
+    assert plan.total == sum(shards)
+
+
+@given(SHARDS, WORLDS, BATCHES)
+@settings(deadline=None)
+def test_ranks_have_equal_steps_and_pad_at_the_end_only(shards: list[int], world: int, batch: int) -> None:
+    plan = plan_epoch(shards, world, batch, 1, 2)
+    counts = [plan.row_count(rank) for rank in range(world)]
+    assert max(counts) - min(counts) <= 1
+    assert plan.steps == -(-max(counts) // batch)
+    for rank in range(world):
+        sizes = [plan.rows(rank, step)[0].size for step in range(plan.steps)]
+        full, rest = divmod(counts[rank], batch)
+        expected = [batch] * full + [rest] * (rest > 0)
+        assert sizes == expected + [0] * (plan.steps - len(expected))
+
+
+@given(SHARDS, WORLDS, BATCHES, st.data())
+@settings(deadline=None)
+def test_segments_give_what_remains_of_the_rows(shards: list[int], world: int, batch: int, data: st.DataObject) -> None:
+    plan = plan_epoch(shards, world, batch, 3, 4)
+    rank = data.draw(st.integers(0, world - 1))
+    start = data.draw(st.integers(0, plan.steps))
+    segments = list(plan.segments(rank, start))
+    assert plan.shards(rank, start).tolist() == [segment.shard for segment in segments]
+    assert all(segment.rows.size for segment in segments)
+    found = [(segment.shard, row) for segment in segments for row in segment.rows.tolist()]
+    assert found == rows_of(plan, rank)[start * batch :]
+
+
+def test_slices_are_contiguous_so_that_only_their_ends_share_a_shard() -> None:
+    plan = plan_epoch([100] * 40, 8, 32, 0, 0)
+    readers = Counter(shard for rank in range(8) for shard in plan.shards(rank).tolist())
+    assert sum(count > 1 for count in readers.values()) <= 7
+
+
+def test_ranks_share_a_shard_where_there_are_fewer_shards_than_ranks() -> None:
+    plan = plan_epoch([10], 4, 2, 0, 0)
+    assert [plan.row_count(rank) for rank in range(4)] == [2, 3, 2, 3]
+    assert plan.steps == 2
+    assert plan.rows(0, 1)[0].size == 0
+
+
+def test_same_arguments_give_the_same_plan_and_epochs_differ() -> None:
+    shards = [50, 50, 50, 20]
+    first, again = (rows_of(plan_epoch(shards, 2, 8, 9, 1), 0) for _ in range(2))
+    assert first == again
+    assert first != rows_of(plan_epoch(shards, 2, 8, 9, 2), 0)
+    assert first != rows_of(plan_epoch(shards, 2, 8, 8, 1), 0)
+    assert set(first) != set(rows_of(plan_epoch(shards, 2, 8, 9, 2), 0))
+
+
+def test_order_is_even_over_the_epoch() -> None:
+    # The mean position of a shard's rows over many epochs is the middle.
+    positions = [np.flatnonzero(plan_epoch([1] * 10, 1, 1, 0, epoch).order == 3)[0] for epoch in range(500)]
+    assert abs(np.mean(positions) - 4.5) < 5 * 2.87 / np.sqrt(500)
+
+
+def test_without_shuffle_the_order_is_that_of_the_files() -> None:
+    plan = plan_epoch([3, 0, 2], 1, 4, 5, 6, shuffle=False)
+    assert rows_of(plan, 0) == [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1)]
+
+
+def test_no_rows_give_no_steps() -> None:
+    assert plan_epoch([], 3, 4, 0, 0).steps == 0
+    assert plan_epoch([0, 0], 3, 4, 0, 0).steps == 0
+    assert list(plan_epoch([0], 2, 4, 0, 0).segments(1)) == []
+
+
+def test_a_billion_rows_cost_what_is_asked_for() -> None:
+    tracemalloc.start()
+    started = time.perf_counter()
+    plan = plan_epoch([10_000] * 100_000, 16, 512, 1, 2)
+    shards, rows = plan.rows(15, plan.steps - 1)
+    first = next(plan.segments(7, 60_000))
+    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert plan.total == 10**9
+    assert shards.size == rows.size == plan.row_count(15) - (plan.steps - 1) * 512
+    assert first.rows.size <= 10_000
+    assert seconds < 5
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(([1], 0, 4), "at least one rank"), (([1], 1, 0), "at least one rank"), (([3, -1], 1, 1), "shard 1 has -1 rows")],
+)
+def test_impossible_plans_are_refused(arguments: tuple[list[int], int, int], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        plan_epoch(*arguments, seed=0, epoch=0)
+
+
+def test_ranks_and_steps_outside_the_plan_are_refused() -> None:
+    plan = plan_epoch([8], 2, 2, 0, 0)
+    with pytest.raises(UsageError, match="rank 2"):
+        plan.rows(2, 0)
+    with pytest.raises(UsageError, match="step 2"):
+        plan.rows(0, 2)
