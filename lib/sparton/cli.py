@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent", file=sys.stderr)
+        print(
+            f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -64,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sparton {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    whole = commands.add_parser("run", help="all five stages in order, then a closing table", description=_sentence("run"))
+    whole = commands.add_parser(
+        "run", help="all five stages in order, then a closing table", description=_sentence("run")
+    )
     _add_common(whole)
     whole.set_defaults(runner=_run_all)
     for stage, summary in STAGES.items():
@@ -78,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Describe a folder that a stage published. Without --verify sizes are compared, with it checksums too.",
     )
     info.add_argument("folder", help="a jets table, training set, bundle, assignments or report folder")
-    info.add_argument("--verify", action="store_true", help="read every file and compare its checksum (exit 1 if one is bad)")
+    info.add_argument(
+        "--verify", action="store_true", help="read every file and compare its checksum (exit 1 if one is bad)"
+    )
     info.add_argument("--json", action="store_true", help="print the description as JSON")
     info.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
     info.set_defaults(runner=_info)
@@ -91,7 +98,9 @@ def _sentence(stage: str) -> str:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", metavar="FILE", help="YAML file with the settings (examples in conf/); defaults otherwise")
+    command.add_argument(
+        "--config", metavar="FILE", help="YAML file with the settings (examples in conf/); defaults otherwise"
+    )
     command.add_argument(
         "--set",
         dest="overrides",
@@ -101,7 +110,9 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         help="override one setting, e.g. train.batch_size=128 (repeatable)",
     )
     command.add_argument("--workspace", metavar="DIR", help="folder for outputs, run folders and checkpoints")
-    command.add_argument("--master", metavar="URL", help="Spark master, e.g. local[4] or spark://host:7077 (spark.master)")
+    command.add_argument(
+        "--master", metavar="URL", help="Spark master, e.g. local[4] or spark://host:7077 (spark.master)"
+    )
     command.add_argument("--workers", metavar="N", type=int, help="training processes (launch.workers)")
     command.add_argument("--force", action="store_true", help="run even where the output is up to date")
     command.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
@@ -138,7 +149,9 @@ def _run_one(options: argparse.Namespace) -> None:
     from sparton.pipeline.progress import closing_table
 
     stage: Callable[..., StageResult] = getattr(pipeline, options.command)
-    folders = {key: getattr(options, key) for key in ("input", "model", "table", "output") if getattr(options, key, None)}
+    folders = {
+        key: getattr(options, key) for key in ("input", "model", "table", "output") if getattr(options, key, None)
+    }
     result = stage(_settings(options), force=options.force, **folders)
     closing_table(f"{result.stage}: {'up to date' if result.skipped else 'done'}", result.table())
 

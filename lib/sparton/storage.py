@@ -201,7 +201,8 @@ def publish(output: str) -> Iterator[str]:
     """
     _recover(output)
     make_dirs(parent(output))
-    staging = join(parent(output), f".{name(output)}.staging-{uuid.uuid4().hex}")
+    # No leading dot: Spark would take what it reads back there for hidden files.
+    staging = join(parent(output), f"{name(output)}.staging-{uuid.uuid4().hex}")
     make_dirs(staging)
     try:
         yield staging

@@ -6,15 +6,18 @@ The plan alone decides which rows come and in which order. Memory is that of a f
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from sparton import storage
+from sparton.data.featurize import decode_features
 from sparton.data.manifest import Manifest, Shard, bad_shards
 from sparton.data.plan import EpochPlan
 from sparton.data.shard_reader import read_shards
@@ -30,6 +33,13 @@ PADDING_ID = -1
 """The ``jet_id`` of padding rows; their weight is 0."""
 
 PREFETCHED_BATCHES = 4
+
+PIECE_ROWS = 1024
+"""Rows that pass from Python to TensorFlow at once: a call for each batch would cost more than the copying."""
+
+ALIGNMENT = 64
+"""Bytes; TensorFlow copies arrays that are not aligned so."""
+
 READ_FAILURE = re.compile(r"DataError: (?P<message>.*)")
 
 
@@ -141,30 +151,33 @@ def _segments(
     columns: tuple[str, ...],
     shape: tuple[int, int],
 ) -> Iterator[Columns]:
-    """Yield the rank's rows shard by shard, in the plan's order."""
+    """Yield the rank's rows in the plan's order, in pieces of at most :data:`PIECE_ROWS` that lie in one shard."""
     needed = [shards[index] for index in plan.shards(rank, start_step).tolist()]
-    read = columns or ("jet_id",)
-    arrived = read_shards(folder, needed, read)
-    for segment, shard, content in zip(plan.segments(rank, start_step), needed, arrived, strict=True):
-        found: Columns = {"weight": np.ones(segment.rows.size, np.float32)}
-        for name in columns:
-            values = getattr(content, name)
-            found[name] = (
-                _tensors(values, segment.rows, shape, storage.join(folder, shard.path))
-                if name == "features"
-                else values[segment.rows].astype(SCALARS[name].as_numpy_dtype)
-            )
-        yield found
+    arrived = read_shards(folder, needed, columns or ("jet_id",))
+    for segment, shard, table in zip(plan.segments(rank, start_step), needed, arrived, strict=True):
+        content = {name: _values(table, name, shape, storage.join(folder, shard.path)) for name in columns}
+        for start in range(0, segment.rows.size, PIECE_ROWS):
+            rows = segment.rows[start : start + PIECE_ROWS]
+            piece = {name: _pick(values, rows) for name, values in content.items()}
+            yield {**piece, "weight": np.ones(rows.size, np.float32)}
 
 
-def _tensors(
-    values: NDArray[np.object_], rows: NDArray[np.int64], shape: tuple[int, int], path: str
-) -> NDArray[np.float32]:
-    """Join the binary tensors of these rows: one copy, in the order of use."""
-    joined = np.frombuffer(b"".join(values[rows].tolist()), "<f4")
-    if joined.size != rows.size * shape[0] * shape[1]:
-        raise DataError(
-            f"{path}: column features holds {joined.nbytes} bytes in {rows.size} rows, expected tensors of "
-            f"{shape[0]} x {shape[1]} float32; prepare the set again"
-        )
-    return joined.reshape(rows.size, *shape)
+def _values(table: pa.Table, name: str, shape: tuple[int, int], path: str) -> NDArray[Any]:
+    """Return a column as an array; the tensors [n, P, F] are a view of what was read."""
+    column = table.column(name)
+    if name != "features":
+        return column.to_numpy().astype(SCALARS[name].as_numpy_dtype)
+    try:
+        return decode_features(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks(), *shape)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; prepare the set again") from None
+
+
+def _pick(values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return ``values[rows]`` in memory that TensorFlow takes over without a copy."""
+    shape = (rows.size, *values.shape[1:])
+    size = math.prod(shape) * values.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    picked = room[start : start + size].view(values.dtype).reshape(shape)
+    return np.take(values, rows, axis=0, out=picked, mode="clip")  # other modes would fill a buffer first

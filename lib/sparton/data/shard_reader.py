@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sparton import storage
 from sparton.data.manifest import Shard
@@ -24,8 +25,8 @@ RESULTS_QUEUE = 2
 """Results that Petastorm holds ready; each is a shard or the note that one is done."""
 
 
-def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Iterator[Any]:
-    """Yield the content of each shard, a named tuple of NumPy arrays by column, in order and none left out.
+def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the columns of each shard as an Arrow table, in order and none left out.
 
     Raises
     ------
@@ -37,18 +38,30 @@ def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) ->
         first = position
         try:
             with _open_reader(folder, shards[first : first + READER_SHARDS], columns) as reader:
-                for content in reader:
-                    _check_rows(folder, shards[position], len(getattr(content, columns[0])))
-                    yield content
+                for table in reader:
+                    _check_rows(folder, shards[position], table.num_rows)
+                    yield table
                     position += 1
         except DataError:
             raise
         except Exception as error:
+            culprit = _unreadable(folder, shards[first : first + READER_SHARDS]) or shards[position]
             reason = " ".join(str(error).split()) or type(error).__name__
-            path = storage.join(folder, shards[position].path)
+            path = storage.join(folder, culprit.path)
             raise DataError(f"{path}: cannot be read ({reason}); restore the file or prepare the set again") from error
         if position == first:
             raise DataError(f"{storage.join(folder, shards[position].path)}: the reader returned no rows")
+
+
+def _unreadable(folder: str, shards: Sequence[Shard]) -> Shard | None:
+    """Return the first shard whose footer cannot be read: Petastorm reads all of them but does not say which failed."""
+    for shard in shards:
+        try:
+            with storage.open_file(storage.join(folder, shard.path)) as stream:
+                pq.read_metadata(stream)
+        except Exception:
+            return shard
+    return None
 
 
 def _check_rows(folder: str, shard: Shard, found: int) -> None:
@@ -63,7 +76,7 @@ def _open_reader(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     from petastorm import make_batch_reader
 
-    return make_batch_reader(
+    reader = make_batch_reader(
         [f"file:///{index}" for index in range(len(shards))],
         schema_fields=list(columns),
         reader_pool_type="thread",
@@ -73,6 +86,23 @@ def _open_reader(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -
         num_epochs=1,
         filesystem=_numbered_files([storage.join(folder, shard.path) for shard in shards]),
     )
+    reader._results_queue_reader = _ArrowResults()
+    return reader
+
+
+class _ArrowResults:
+    """Hands out tables as they were read: Petastorm's own results make a Python object of every tensor."""
+
+    batched_output = True
+
+    def read_next(self, pool: Any, schema: Any, ngram: Any) -> pa.Table:
+        """Return the next table; its arguments are those of Petastorm's interface."""
+        from petastorm.workers_pool import EmptyResultError
+
+        try:
+            return pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
 
 
 def _numbered_files(paths: Sequence[str]) -> Any:

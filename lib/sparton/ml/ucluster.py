@@ -136,7 +136,9 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable, MLWritable):
         return _Reader()
 
 
-def append_clusters(frame: pd.DataFrame, bundle: Bundle, features: str, n_particles: str, batch_size: int) -> pd.DataFrame:
+def append_clusters(
+    frame: pd.DataFrame, bundle: Bundle, features: str, n_particles: str, batch_size: int
+) -> pd.DataFrame:
     """Return ``frame`` with the columns of :data:`OUTPUTS`.
 
     Parameters

@@ -109,19 +109,19 @@ def evaluate(
     def body(staging: str) -> dict[str, Any]:
         from sparton.report.gallery import gallery
         from sparton.report.page import write_report
+        from sparton.ucluster.bundle import read_description
 
         spark = spark_session(settings.spark, "sparton evaluate")
-        description = _bundle_description(inputs["model"])
-        n_clusters = len(description["centroids"])
+        centroids = np.asarray(read_description(inputs["model"]).centroids)
         with spark_progress(spark, "evaluate: joining assignments and jets"):
             joined = _join(spark, inputs, settings.evaluate.split).cache()
             try:
-                tally = _tally(joined, n_clusters)
+                tally = _tally(joined, len(centroids))
                 _check_cover(inputs, settings.evaluate.split, tally.rows)
                 drawn = _sample(joined, settings.evaluate)
             finally:
                 joined.unpersist()
-        metrics, jets = _measure(tally, drawn, np.asarray(description["centroids"]), settings.evaluate)
+        metrics, jets = _measure(tally, drawn, centroids, settings.evaluate)
         figures = gallery(jets, metrics, _curve(inputs["model"]), settings.evaluate.seed)
         content = _content(metrics, figures, call, settings)
         storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
@@ -129,12 +129,6 @@ def evaluate(
         return _summary(metrics) | {"report": storage.join(target, "report.html")}
 
     return run_stage(call, body)
-
-
-def _bundle_description(folder: str) -> dict[str, Any]:
-    from sparton.ucluster.bundle import read_description
-
-    return read_description(folder)
 
 
 def _curve(folder: str) -> Any:

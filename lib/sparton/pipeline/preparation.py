@@ -36,7 +36,12 @@ def prepare(
     """
     jets = settings.folder("jets", input)
     call = StageCall(
-        "prepare", {"prepare": settings.prepare}, {"jets": jets}, settings.folder("set", output), settings.workspace, force
+        "prepare",
+        {"prepare": settings.prepare},
+        {"jets": jets},
+        settings.folder("set", output),
+        settings.workspace,
+        force,
     )
 
     def body(staging: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -13,10 +15,13 @@ from sparton.config import Config
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LOOPBACK = "127.0.0.1"
+
 LOCAL_DEFAULTS = {
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": LOOPBACK,
+    "spark.driver.host": LOOPBACK,
     "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
 }
 """For a master inside this process: everything talks over loopback."""
 
@@ -55,10 +60,12 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
         return active
     submitted = SparkConf()
     master = settings.master or submitted.get("spark.master", None) or "local[*]"
+    builder = SparkSession.builder.appName(app_name).master(master)
+    defaults = dict(DEFAULTS)
     if master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder.appName(app_name).master(master)
-    defaults = DEFAULTS | (LOCAL_DEFAULTS if master.startswith("local") else {})
+        os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
+        defaults |= LOCAL_DEFAULTS | _quiet_log()
     for key, value in defaults.items():
         if not submitted.contains(key):
             builder = builder.config(key, value)
@@ -67,3 +74,11 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("WARN")
     return session
+
+
+def _quiet_log() -> dict[str, str]:
+    """Return the property that makes a JVM started here log warnings only, unless the user has a configuration."""
+    resource = resources.files("sparton.pipeline") / "log4j2.properties"
+    if "SPARK_CONF_DIR" in os.environ or not isinstance(resource, Path):
+        return {}
+    return {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={resource.as_uri()}"}

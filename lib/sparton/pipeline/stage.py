@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparton import __version__, storage
+from sparton import __version__, errors, storage
 from sparton.config import Config, fingerprint
-from sparton.errors import DataError, UsageError
+from sparton.errors import DataError, SpartonError, UsageError
 
 RECORD = "_stage.json"
 CHECKSUM_THREADS = 8
+TASK_ERROR = re.compile(r"sparton\.errors\.(?P<kind>[A-Z]\w+): (?P<message>.*)")
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,10 @@ class StageResult:
 
     def table(self) -> dict[str, Any]:
         """Return the rows of the closing table: the summary, the time and where things are."""
-        ending = {"seconds": "up to date, nothing done" if self.skipped else round(self.seconds, 1), "output": self.output}
+        ending = {
+            "seconds": "up to date, nothing done" if self.skipped else round(self.seconds, 1),
+            "output": self.output,
+        }
         return self.summary | ending | ({"run folder": self.run_folder} if self.run_folder else {})
 
 
@@ -136,12 +141,27 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
     with _run_folder(call) as run_folder, storage.publish(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
-        summary = body(staging)
+        with executor_errors():
+            summary = body(staging)
         storage.write_json(storage.join(staging, RECORD), _record(call, staging, summary).model_dump(mode="json"))
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
     seconds = time.perf_counter() - started
     logger.info("%s: done in %.1f s", call.stage, seconds)
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
+
+
+@contextlib.contextmanager
+def executor_errors() -> Iterator[None]:
+    """Raise an error of this package that ended a Spark task as itself, without the traces of Java and Python."""
+    try:
+        yield
+    except SpartonError:
+        raise
+    except Exception as error:
+        found = TASK_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise getattr(errors, found["kind"])(found["message"].strip()) from error
 
 
 def read_record(folder: str) -> StageRecord | None:

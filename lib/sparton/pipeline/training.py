@@ -51,7 +51,9 @@ def train(
     data = settings.folder("set", input)
     sections = {"model": settings.model, "train": settings.train, "workers": Workers(count=settings.launch.workers)}
     call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings.workspace, force)
-    checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if storage.exists(data) else ""
+    checkpoints = (
+        settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if storage.exists(data) else ""
+    )
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.distributed.launch import launch

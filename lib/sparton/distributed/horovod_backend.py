@@ -1,0 +1,45 @@
+"""Collectives through Horovod; the only module of the project that imports Horovod's TensorFlow binding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import horovod.tensorflow as hvd
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from sparton.distributed.fused import FusedCollectives
+from sparton.distributed.stall import Activity
+
+
+def initialise() -> tuple[int, int, int]:
+    """Start Horovod, if it is not running yet, and return this process's rank, size and local rank."""
+    hvd.init()
+    return hvd.rank(), hvd.size(), hvd.local_rank()
+
+
+class HorovodCollectives(FusedCollectives):
+    """Collectives of one rank among those that Horovod connects.
+
+    Inside a graph, the name by which Horovod matches the ranks' requests is fixed here rather than derived from
+    tensors, whose names differ when one rank has traced more than another.
+
+    Attributes
+    ----------
+    activity
+        What tells a collective that never ends from a long computation.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank, hvd.size())
+        self.activity = Activity()
+
+    def _sum_vector(self, vector: tf.Tensor, name: str) -> tf.Tensor:
+        return self.activity.around(lambda value: hvd.allreduce(value, op=hvd.Sum, name=name), vector)
+
+    def _gather_rows(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self.activity.around(hvd.allgather, tf.constant(rows)))
+
+    def _broadcast_bytes(self, data: NDArray[Any], root: int) -> NDArray[Any]:
+        return np.asarray(self.activity.around(lambda value: hvd.broadcast(value, root), tf.constant(data)))

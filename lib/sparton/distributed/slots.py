@@ -1,0 +1,64 @@
+"""Whether a Spark application can run all workers of a launch at once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sparton.errors import TrainingError
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+EXECUTORS_WAIT_S = 20.0  # for executors to register with a driver that has only just started
+POLL_S = 0.5
+# With these on, Spark adds, removes or repeats tasks, while a Horovod worker can neither move nor be replaced.
+FORBIDDEN = {
+    "spark.dynamicAllocation.enabled": "set spark.dynamicAllocation.enabled=false and spark.executor.instances",
+    "spark.speculation": "set spark.speculation=false",
+}
+
+
+def require(context: SparkContext, workers: int) -> None:
+    """Raise unless ``workers`` tasks can run at the same time and stay where they are.
+
+    Raises
+    ------
+    TrainingError
+        With the number of slots that are needed and found, or the setting that is in the way.
+    """
+    for key, way_out in FORBIDDEN.items():
+        if context.getConf().get(key, "false").lower() == "true":
+            raise TrainingError(f"{key}=true: {workers} Horovod workers need a fixed set of executors; {way_out}")
+    found = _settle(context, workers)
+    if found < workers:
+        cpus = context.getConf().get("spark.task.cpus", "1")
+        raise TrainingError(
+            f"{workers} workers need {workers} task slots at once, the Spark application offers {found} "
+            f"(master {context.master}, spark.task.cpus={cpus}); lower the number of workers or give Spark more cores"
+        )
+
+
+def count(context: SparkContext) -> int:
+    """Return how many tasks the application can run at once with the executors that it has now."""
+    from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+
+    try:
+        scala = context._jsc.sc()
+        return int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
+    except (Py4JError, AttributeError):  # a platform that hides Spark's internals; this one is public
+        return context.defaultParallelism // int(context.getConf().get("spark.task.cpus", "1"))
+
+
+def is_local(context: SparkContext) -> bool:
+    """Tell whether all executors run on the driver's machine."""
+    return str(context.master).startswith("local")
+
+
+def _settle(context: SparkContext, workers: int) -> int:
+    """Count the slots; while they are too few and executors may still register, wait and count again."""
+    single_process = is_local(context) and not str(context.master).startswith("local-cluster")
+    deadline = time.monotonic() + (0.0 if single_process else EXECUTORS_WAIT_S)
+    while (found := count(context)) < workers and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return found

@@ -1,0 +1,1 @@
+"""How training moves: schedules of the step, as pure functions."""

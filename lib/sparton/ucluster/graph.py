@@ -1,0 +1,116 @@
+"""Particles as nodes: only real ones are computed, and who is whose neighbour.
+
+Real particles of a batch of jets [B, P] are packed into M nodes, so padding takes part in nothing: neither in
+statistics nor in graphs, sums or time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from keras import ops
+
+Tensor = Any
+
+
+class Packing(NamedTuple):
+    """Which slots of a batch are nodes.
+
+    Attributes
+    ----------
+    real
+        bool[B, P]: the slots that hold a particle.
+    slot
+        int32[M]: position of each node among the B P slots, rising.
+    jet
+        int32[M]: the jet of each node, rising.
+    node
+        int32[B P]: the node of each slot, 0 where there is none.
+    """
+
+    real: Tensor
+    slot: Tensor
+    jet: Tensor
+    node: Tensor
+
+
+class Graph(NamedTuple):
+    """The neighbours of every node.
+
+    Attributes
+    ----------
+    neighbour
+        int32[M, k]: nodes of the same jet, nearest first. Missing ones repeat the nearest, or the node itself where
+        it is alone.
+    edge
+        float[M, k]: 1 where there is a neighbour, else 0.
+    """
+
+    neighbour: Tensor
+    edge: Tensor
+
+
+def pack(n_particles: Tensor, n_slots: int) -> Packing:
+    """Return the packing of jets whose first ``n_particles`` int32[B] of ``n_slots`` slots hold particles."""
+    real = ops.arange(n_slots)[None, :] < ops.cast(n_particles, "int32")[:, None]
+    flat = ops.reshape(real, (-1,))
+    slot = ops.cast(ops.nonzero(flat)[0], "int32")
+    node = ops.maximum(ops.cumsum(ops.cast(flat, "int32")) - 1, 0)
+    return Packing(real, slot, slot // n_slots, node)
+
+
+def gather_nodes(slots: Tensor, packing: Packing) -> Tensor:
+    """Return the nodes' rows [M, ...] of a tensor [B, P, ...] of slots."""
+    return ops.take(ops.reshape(slots, (-1, *slots.shape[2:])), packing.slot, axis=0)
+
+
+def scatter_nodes(nodes: Tensor, packing: Packing) -> Tensor:
+    """Return a tensor [B, P, C] of slots with the nodes' rows [M, C], zero on padding."""
+    batch, n_slots = ops.shape(packing.real)[0], packing.real.shape[1]
+    shape = (batch * n_slots, nodes.shape[1])
+    return ops.reshape(ops.scatter(packing.slot[:, None], nodes, shape), (batch, n_slots, nodes.shape[1]))
+
+
+def angular_distance(eta: Tensor, phi: Tensor) -> Tensor:
+    """Return the squared distances [B, P, P] in pseudorapidity and azimuth; the latter has the period 2 pi."""
+    d_eta = eta[:, :, None] - eta[:, None, :]
+    d_phi = phi[:, :, None] - phi[:, None, :]
+    d_phi = d_phi - 2 * math.pi * ops.round(d_phi / (2 * math.pi))
+    return d_eta * d_eta + d_phi * d_phi
+
+
+def feature_distance(points: Tensor) -> Tensor:
+    """Return the squared Euclidean distances [B, P, P] of points [B, P, C], by one matrix product."""
+    squares = ops.sum(points * points, axis=-1)
+    product = ops.matmul(points, ops.transpose(points, (0, 2, 1)))
+    return squares[:, :, None] + squares[:, None, :] - 2 * product
+
+
+def nearest(distance: Tensor, packing: Packing, k: int) -> Graph:
+    """Return each node's ``k`` nearest others of its jet.
+
+    Parameters
+    ----------
+    distance
+        [B, P, P], anything on padding.
+    packing
+        The nodes of the batch.
+    k
+        Neighbours at most; never more than there are slots.
+    """
+    batch, n_slots = ops.shape(distance)[0], distance.shape[1]
+    forbidden = ops.logical_or(ops.eye(n_slots, dtype="bool")[None], ops.logical_not(packing.real)[:, None, :])
+    closeness = ops.where(forbidden, -math.inf, -distance)
+    values, slots = ops.top_k(closeness, min(k, n_slots), sorted=True)
+    first = n_slots * ops.arange(batch, dtype="int32")[:, None, None]
+    found = gather_nodes(values > -math.inf, packing)
+    others = gather_nodes(ops.cast(slots, "int32") + first, packing)
+    nearest_or_self = ops.where(found[:, :1], others[:, :1], packing.slot[:, None])
+    neighbour = ops.take(packing.node, ops.where(found, others, nearest_or_self), axis=0)
+    return Graph(neighbour, ops.cast(found, distance.dtype))
+
+
+def pooled_sum(nodes: Tensor, packing: Packing) -> Tensor:
+    """Return the sum [B, C] over each jet's nodes [M, C]."""
+    return ops.segment_sum(nodes, packing.jet, num_segments=packing.real.shape[0] or ops.shape(packing.real)[0])

@@ -1,0 +1,164 @@
+"""Layers on nodes: shared dense layers with batch normalisation, and graph attention.
+
+Biases in front of a batch normalisation are left out: it would cancel them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from sparton.ucluster.graph import Graph
+from sparton.ucluster.normalisation import BatchContext, BatchNorm, reduce_sums, row_sums
+
+Tensor = Any
+
+LEAK = 0.2  # slope of the attention's LeakyReLU below 0
+SMALL = 1e-30  # keeps the softmax of a node without neighbours finite
+
+
+class DenseNorm(keras.layers.Layer):
+    """``ReLU(BN(x W))`` for rows that are given in parts, which are multiplied without being joined.
+
+    Parameters
+    ----------
+    units
+        Channels of the result.
+    epsilon
+        Of the batch normalisation.
+    seed
+        Of the Glorot-uniform initial weights.
+    """
+
+    def __init__(self, units: int, epsilon: float = 1e-3, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.epsilon = epsilon
+        self.seed = seed
+        self.norm = BatchNorm(epsilon, name="norm")
+
+    def build(self, input_shape: Any) -> None:
+        """Create a kernel with as many rows as the parts have channels together."""
+        shapes = input_shape if isinstance(input_shape[0], tuple | list) else [input_shape]
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(sum(shape[-1] for shape in shapes), self.units),
+            initializer=keras.initializers.GlorotUniform(seed=self.seed),
+        )
+        self.norm.build((None, self.units))
+
+    def call(
+        self, parts: Tensor | Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
+    ) -> Tensor:
+        """Return [n, units] for parts [n, C_i]; rows count ``weight`` [n] times in the statistics."""
+        return ops.relu(self.norm(self.linear(parts), weight=weight, context=context))
+
+    def linear(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return ``x W`` [n, units], before the normalisation."""
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        total, row = None, 0
+        for part in parts:
+            product = ops.matmul(part, self.kernel[row : row + part.shape[-1]])
+            total = product if total is None else total + product
+            row += part.shape[-1]
+        return total
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "units": self.units, "epsilon": self.epsilon, "seed": self.seed}
+
+
+class GraphAttention(keras.layers.Layer):
+    """Attention of every node to its neighbours' differences from it (Chen et al. 2019, GAPNet; one head).
+
+    ``n_i = ReLU(BN(W_n x_i))`` and ``e_ij = ReLU(BN(W_e (x_i - x_j)))`` encode nodes and edges; ``c_ij = LeakyReLU(w_s
+    n_i + w_t e_ij + b)`` weighs the neighbours after a softmax over j; the result is ``ReLU(sum_j a_ij e_ij + b_o)``.
+    Contrary to the published code the two terms of ``c_ij`` are linear, else the first cancels in the softmax and
+    ``W_n`` is never trained. ``W_e`` is applied to nodes, not to edges: ``W_e (x_i - x_j) = W_e x_i - W_e x_j``.
+
+    Parameters
+    ----------
+    channels
+        Channels of both encodings.
+    epsilon
+        Of the batch normalisations.
+    seed
+        Of the Glorot-uniform initial weights; the next three seeds are used too.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-3, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.epsilon = epsilon
+        self.seed = seed
+        self.node_norm = BatchNorm(epsilon, name="node_norm")
+        self.edge_norm = BatchNorm(epsilon, name="edge_norm")
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights for nodes [M, C]."""
+        width = input_shape[-1]
+        self.node_kernel = self._kernel("node_kernel", (width, self.channels), 0)
+        self.edge_kernel = self._kernel("edge_kernel", (width, self.channels), 1)
+        self.node_score = self._kernel("node_score", (self.channels, 1), 2)
+        self.edge_score = self._kernel("edge_score", (self.channels, 1), 3)
+        self.score_bias = self.add_weight(name="score_bias", shape=(), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(self.channels,), initializer="zeros")
+        self.node_norm.build((None, self.channels))
+        self.edge_norm.build((None, self.channels))
+
+    def call(self, nodes: Tensor, graph: Graph, context: BatchContext | None = None) -> tuple[Tensor, Tensor]:
+        """Return the attention features and the largest edge encodings of every node.
+
+        Parameters
+        ----------
+        nodes
+            [M, C].
+        graph
+            The neighbours of the M nodes.
+        context
+            The training step; None in inference.
+
+        Returns
+        -------
+        tuple
+            Two tensors [M, channels]; a node without neighbours has ``ReLU(b_o)`` and 0.
+        """
+        encoded = ops.matmul(nodes, self.node_kernel)
+        projected = ops.matmul(nodes, self.edge_kernel)
+        difference = projected[:, None, :] - ops.take(projected, graph.neighbour, axis=0)
+        node_affine, edge_affine = self._affine(encoded, difference, graph.edge, context)
+        encoded = ops.relu(encoded * node_affine[0] + node_affine[1])
+        edges = ops.relu(difference * edge_affine[0] + edge_affine[1])
+        attention = self._attention(encoded, edges, graph.edge)
+        mixed = ops.matmul(attention[:, None, :], edges)[:, 0]
+        # A missing neighbour repeats the nearest one, which leaves the maximum alone; that of no neighbours is 0.
+        return ops.relu(mixed + self.bias), ops.max(edges, axis=1) * graph.edge[:, :1]
+
+    def _affine(
+        self, encoded: Tensor, difference: Tensor, edge: Tensor, context: BatchContext | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return scale and shift of nodes and of edges; their statistics share one exchange."""
+        if context is None:
+            return self.node_norm.scale_and_shift(None, None), self.edge_norm.scale_and_shift(None, None)
+        rows = ops.reshape(difference, (-1, self.channels))
+        nodes, edges = reduce_sums([row_sums(encoded), row_sums(rows, ops.reshape(edge, (-1,)))], context)
+        return self.node_norm.scale_and_shift(nodes, context), self.edge_norm.scale_and_shift(edges, context)
+
+    def _attention(self, encoded: Tensor, edges: Tensor, edge: Tensor) -> Tensor:
+        """Return the weights [M, k] of the neighbours; they sum to 1, or are all 0 where there is no neighbour."""
+        scores = ops.matmul(encoded, self.node_score) + ops.matmul(edges, self.edge_score)[..., 0] + self.score_bias
+        scores = ops.leaky_relu(scores, negative_slope=LEAK)
+        highest = ops.max(ops.where(edge > 0, scores, -1 / SMALL), axis=1, keepdims=True)
+        weights = ops.exp(ops.minimum(scores - ops.stop_gradient(highest), 0)) * edge
+        return weights / (ops.sum(weights, axis=1, keepdims=True) + SMALL)
+
+    def _kernel(self, name: str, shape: tuple[int | None, int], offset: int) -> Any:
+        initial = keras.initializers.GlorotUniform(seed=self.seed + offset)
+        return self.add_weight(name=name, shape=shape, initializer=initial)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "channels": self.channels, "epsilon": self.epsilon, "seed": self.seed}

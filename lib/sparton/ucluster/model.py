@@ -1,0 +1,179 @@
+"""The UCluster network: particles to an embedding of the jet, and from it the logits of its mass bin."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparton.ucluster.graph import (
+    Packing,
+    angular_distance,
+    feature_distance,
+    gather_nodes,
+    nearest,
+    pack,
+    pooled_sum,
+    scatter_nodes,
+)
+from sparton.ucluster.layers import DenseNorm, GraphAttention
+from sparton.ucluster.normalisation import BatchContext, BatchNorm
+from sparton.ucluster.settings import InputSpec, ModelSettings
+
+Tensor = Any
+
+
+class Outputs(NamedTuple):
+    """Embedding [B, D] and logits [B, n_targets] of a batch."""
+
+    embedding: Tensor
+    logits: Tensor
+
+
+class UCluster(keras.Model):
+    """Two graph attention blocks on the particles, a sum over them, and a classifier that sees the embedding alone.
+
+    The first graph joins neighbours in (eta, phi), the second one neighbours in the features of the first block. The
+    embedding is the sum over particles of ``ReLU(BN(...))``, normalised over jets to mean 0 and variance 1 in each
+    dimension, without learnt scale: so it cannot shrink. A sum, unlike the published mean over the slots, does not
+    depend on padding and can hold extensive quantities such as the jet's mass and multiplicity.
+
+    Parameters
+    ----------
+    settings
+        Sizes.
+    inputs
+        The tensor to be read.
+    seed
+        Of the initial weights.
+    """
+
+    def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings = settings
+        self.inputs_spec = inputs
+        self.seed = seed
+        seeds = iter(_seeds(seed))
+
+        def dense(width: int, name: str) -> DenseNorm:
+            return DenseNorm(width, settings.epsilon, next(seeds), name=name)
+
+        self.attention = [
+            GraphAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}")
+            for index, width in enumerate(settings.attention)
+        ]
+        blocks = (settings.first_block, settings.second_block)
+        self.blocks = [
+            [dense(width, f"block_{block}_{layer}") for layer, width in enumerate(widths)]
+            for block, widths in enumerate(blocks)
+        ]
+        self.aggregate = dense(settings.embedding, "aggregate")
+        self.embedding_norm = BatchNorm(settings.epsilon, affine=False, name="embedding_norm")
+        self.head = [dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
+        self.logits = keras.layers.Dense(
+            inputs.n_targets, kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds)), name="logits"
+        )
+        self.centroids = self.add_weight(
+            name="centroids", shape=(settings.n_clusters, settings.embedding), initializer="zeros"
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create all weights; the shapes follow from the settings."""
+        settings, particle = self.settings, self.inputs_spec.n_features
+        width = particle
+        for attention, block in zip(self.attention, self.blocks, strict=True):
+            attention.build((None, width))
+            shapes = [(None, particle), (None, attention.channels)]
+            for layer in block:
+                layer.build(shapes)
+                shapes = [(None, layer.units)]
+            width = block[-1].units
+        every = (*settings.first_block, *settings.second_block, *settings.attention)
+        self.aggregate.build([(None, width) for width in every])
+        self.embedding_norm.build((None, settings.embedding))
+        width = settings.embedding
+        for layer in self.head:
+            layer.build((None, width))
+            width = layer.units
+        self.logits.build((None, width))
+        self.built = True
+
+    def call(
+        self,
+        features: Tensor,
+        n_particles: Tensor,
+        weight: Tensor | None = None,
+        context: BatchContext | None = None,
+    ) -> Outputs:
+        """Return embedding and logits of a batch of jets.
+
+        Parameters
+        ----------
+        features
+            float32[B, P, F], not standardised.
+        n_particles
+            int32[B]: real particles; they fill the first slots.
+        weight
+            float32[B]: how often each jet counts in the statistics; 0 for padding rows. None counts each once.
+        context
+            The training step; None in inference.
+        """
+        if weight is not None:
+            n_particles = ops.where(weight > 0, n_particles, 0)
+        packing = pack(n_particles, features.shape[1])
+        aggregated = self.particles(features, packing, context)
+        pooled = pooled_sum(aggregated, packing)
+        embedding = self.embedding_norm(pooled, weight=weight, context=context)
+        rows = embedding
+        for layer in self.head:
+            rows = layer(rows, weight=weight, context=context)
+        return Outputs(embedding, self.logits(rows))
+
+    def particles(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> Tensor:
+        """Return what each node [M, D] adds to the embedding."""
+        spec, k = self.inputs_spec, self.settings.neighbours
+        eta, phi = spec.angles
+        kind = features.dtype.as_numpy_dtype
+        mean, deviation = np.array(spec.feature_mean, kind), np.array(spec.feature_std, kind)
+        nodes = (gather_nodes(features, packing) - mean) / deviation
+        graph = nearest(angular_distance(features[..., eta], features[..., phi]), packing, k)
+        first, first_edges = self._block(0, nodes, nodes, graph, context)
+        points = scatter_nodes(ops.stop_gradient(first[-1]), packing)
+        graph = nearest(feature_distance(points), packing, k)
+        second, second_edges = self._block(1, nodes, first[-1], graph, context)
+        return self.aggregate([*first, *second, first_edges, second_edges], context=context)
+
+    def _block(
+        self, index: int, nodes: Tensor, rows: Tensor, graph: Any, context: BatchContext | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the outputs of a block's layers and the largest edge encodings."""
+        attended, edges = self.attention[index](rows, graph, context=context)
+        parts: Any = [nodes, attended]
+        outputs = []
+        for layer in self.blocks[index]:
+            parts = layer(parts, context=context)
+            outputs.append(parts)
+        return outputs, edges
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal, untrained network."""
+        return {
+            **super().get_config(),
+            "settings": self.settings.model_dump(mode="json"),
+            "inputs": self.inputs_spec.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> UCluster:
+        """Make an untrained network from what :meth:`get_config` returned."""
+        rest = {name: value for name, value in config.items() if name not in ("settings", "inputs")}
+        return cls(ModelSettings(**config["settings"]), InputSpec(**config["inputs"]), **rest)
+
+
+def _seeds(seed: int) -> list[int]:
+    """Return independent seeds, spaced so that a layer may use the next few as well."""
+    count, room = 64, 8
+    return (np.random.SeedSequence(seed).generate_state(count) // room * room).tolist()

@@ -1,0 +1,117 @@
+"""Batch normalisation whose statistics are sums over the real rows of all ranks.
+
+With them N workers with B jets each compute what one worker computes with N B jets: counts, sums and sums of squares
+are added over ranks within the forward pass, and so are, in the backward pass, the gradients that flow through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+@dataclass(frozen=True)
+class BatchContext:
+    """What layers need to know of a training step; inference passes None instead.
+
+    Attributes
+    ----------
+    reduce
+        Sums each tensor over all ranks; differentiable as the sum of the ranks' losses.
+    momentum
+        Weight of the past in the moving averages, scalar in [0, 1).
+    """
+
+    reduce: Callable[[Sequence[Tensor]], list[Tensor]]
+    momentum: Tensor
+
+
+class Sums(NamedTuple):
+    """Additive statistics of rows: their count (scalar), sum [C] and sum of squares [C]."""
+
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+
+
+def row_sums(rows: Tensor, weight: Tensor | None = None) -> Sums:
+    """Return the sums of rows [n, C], each counted ``weight`` [n] times; once without it."""
+    weight = ops.ones_like(rows[:, 0]) if weight is None else weight
+    total, squares = (ops.matmul(weight[None, :], values)[0] for values in (rows, rows * rows))
+    return Sums(ops.sum(weight), total, squares)
+
+
+def reduce_sums(parts: Sequence[Sums], context: BatchContext) -> list[Sums]:
+    """Return several statistics summed over all ranks in one exchange."""
+    flat = context.reduce([tensor for part in parts for tensor in part])
+    return [Sums(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
+
+
+class BatchNorm(keras.layers.Layer):
+    """Shift and scale each channel to mean 0 and variance 1 over the batch, then by learnt values.
+
+    Parameters
+    ----------
+    epsilon
+        Added to the variance.
+    affine
+        Whether shift and scale are learnt.
+    """
+
+    def __init__(self, epsilon: float = 1e-3, affine: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.affine = affine
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create one value for each channel, the last axis of the input."""
+        shape = (input_shape[-1],)
+        if self.affine:
+            self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+            self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
+        self.moving_mean = self.add_weight(name="moving_mean", shape=shape, initializer="zeros", trainable=False)
+        self.moving_variance = self.add_weight(name="moving_variance", shape=shape, initializer="ones", trainable=False)
+
+    def call(self, rows: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
+        """Return rows [n, C] normalised; in training by the rows of all ranks, each counted ``weight`` [n] times."""
+        sums = None if context is None else reduce_sums([row_sums(rows, weight)], context)[0]
+        scale, shift = self.scale_and_shift(sums, context)
+        return rows * scale + shift
+
+    def scale_and_shift(self, sums: Sums | None, context: BatchContext | None) -> tuple[Tensor, Tensor]:
+        """Return [C] each, so that ``rows * scale + shift`` is normalised.
+
+        Parameters
+        ----------
+        sums
+            Statistics over all ranks, from which the moving averages are updated; None takes the latter.
+        context
+            The training step; None in inference.
+        """
+        if sums is None or context is None:
+            mean, variance = self.moving_mean, self.moving_variance
+        else:
+            count = ops.maximum(sums.count, 1)
+            mean = sums.total / count
+            variance = ops.maximum(sums.squares / count - mean * mean, 0)
+            self._average(self.moving_mean, mean, context.momentum)
+            self._average(self.moving_variance, variance, context.momentum)
+        scale = ops.rsqrt(variance + self.epsilon)
+        if not self.affine:
+            return scale, -mean * scale
+        scale = self.gamma * scale
+        return scale, self.beta - mean * scale
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "epsilon": self.epsilon, "affine": self.affine}
+
+    @staticmethod
+    def _average(variable: Any, value: Tensor, momentum: Tensor) -> None:
+        variable.assign(momentum * variable + (1 - momentum) * ops.stop_gradient(value))

@@ -1,0 +1,168 @@
+"""What the network looks like, what it reads and how it is trained."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from sparton.config import Config
+
+if TYPE_CHECKING:
+    from sparton.data.manifest import Manifest
+
+Width = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+ANGLES = ("etarel", "phirel")
+"""The features in which the first graph looks for neighbours; the second one is an angle of period 2 pi."""
+
+
+class ModelSettings(Config):
+    """Sizes of the network; the defaults are the published widths.
+
+    Attributes
+    ----------
+    n_clusters
+        Clusters to find.
+    embedding
+        Dimensions of the space in which jets are clustered.
+    neighbours
+        Nearest neighbours of each particle in both graphs, itself not counted.
+    attention
+        Channels of the first and the second graph attention layer.
+    first_block, second_block
+        Widths of the particle layers after each of them.
+    head
+        Widths of the layers between the embedding and the logits of the mass bins.
+    epsilon
+        Added to variances in batch normalisation.
+    """
+
+    n_clusters: int = Field(default=3, ge=2)
+    embedding: Width = 3
+    neighbours: Width = 10
+    attention: tuple[Width, Width] = (16, 128)
+    first_block: tuple[Width, ...] = Field(default=(64, 128), min_length=1)
+    second_block: tuple[Width, ...] = Field(default=(256, 256), min_length=1)
+    head: tuple[Width, ...] = (256, 128)
+    epsilon: float = Field(default=1e-3, gt=0)
+
+
+class InputSpec(Config):
+    """The tensor that the network reads and the target of its pre-training.
+
+    Attributes
+    ----------
+    feature_names, feature_mean, feature_std
+        Features of a particle, and their statistics over the real particles of the train split.
+    n_particles
+        Slots of the tensor.
+    mass_bin_edges
+        Edges (GeV) of the target's bins; the last class is the overflow.
+    """
+
+    feature_names: tuple[str, ...] = Field(min_length=1)
+    feature_mean: tuple[float, ...]
+    feature_std: tuple[Annotated[float, Field(gt=0)], ...]
+    n_particles: Width
+    mass_bin_edges: tuple[float, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InputSpec:
+        if not len(self.feature_names) == len(self.feature_mean) == len(self.feature_std):
+            raise ValueError("expected as many means and deviations as feature names")
+        missing = [name for name in ANGLES if name not in self.feature_names]
+        if missing:
+            raise ValueError(f"feature_names lacks {', '.join(missing)}, in which the first graph is made")
+        if not all(low < high for low, high in pairwise(self.mass_bin_edges)):
+            raise ValueError("expected rising mass_bin_edges")
+        return self
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> InputSpec:
+        """Return the inputs that a training set offers."""
+        return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
+
+    @property
+    def n_features(self) -> int:
+        """Features of a particle."""
+        return len(self.feature_names)
+
+    @property
+    def n_targets(self) -> int:
+        """Classes of the target."""
+        return len(self.mass_bin_edges)
+
+    @property
+    def angles(self) -> tuple[int, int]:
+        """Positions of the two features of the first graph."""
+        eta, phi = (self.feature_names.index(name) for name in ANGLES)
+        return eta, phi
+
+
+class TrainSettings(Config):
+    """How the network is trained; no setting refers to labels.
+
+    Attributes
+    ----------
+    batch_size
+        Jets of one worker in one step.
+    pretrain_epochs
+        Epochs with the mass bins alone.
+    joint_epochs
+        Epochs with the mass bins and the clusters.
+    learning_rate
+        Peak of the learning rate of pre-training.
+    joint_learning_rate
+        Peak of the learning rate of the joint phase.
+    min_learning_rate
+        Where the cosine of each phase ends.
+    warmup_steps
+        Steps over which the learning rate of the first phase rises linearly.
+    linear_scaling
+        Multiply the learning rates by the number of workers.
+    focal_gamma, focal_scale
+        Exponent and prefactor of the focal loss of the mass bins.
+    beta
+        Weight of the clustering loss in the joint phase.
+    balance
+        Weight of the divergence of the clusters' mean occupation from equal sizes; 0 leaves sizes free.
+    alpha_start, alpha_end
+        Inverse temperature of the assignments in the first and the last joint epoch, linear between. Each embedding
+        dimension has unit variance, so both are in units of its spread.
+    momentum_max
+        Upper limit of the momentum of the moving averages of normalisation layers.
+    centroid_rows
+        Jets of the train split that the first centroids are found on; of fewer, all are used.
+    seed
+        Seed of the first weights, of the order of the jets and of the centroids.
+    checkpoints_kept
+        Checkpoints that are kept while training.
+    """
+
+    batch_size: int = Field(default=128, ge=1)
+    pretrain_epochs: int = Field(default=10, ge=1)
+    joint_epochs: int = Field(default=10, ge=0)
+    learning_rate: Positive = 2e-3
+    joint_learning_rate: Positive = 5e-4
+    min_learning_rate: NonNegative = 1e-5
+    warmup_steps: int = Field(default=50, ge=0)
+    linear_scaling: bool = False
+    focal_gamma: NonNegative = 4.0
+    focal_scale: Positive = 10.0
+    beta: NonNegative = 0.1
+    balance: NonNegative = 1.0
+    alpha_start: Positive = 2.0
+    alpha_end: Positive = 8.0
+    momentum_max: float = Field(default=0.99, ge=0, lt=1)
+    centroid_rows: int = Field(default=100_000, ge=1)
+    seed: int = Field(default=1, ge=0)
+    checkpoints_kept: int = Field(default=2, ge=1)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of both phases."""
+        return self.pretrain_epochs + self.joint_epochs

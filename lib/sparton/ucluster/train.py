@@ -1,0 +1,337 @@
+"""Training of UCluster: the mass bins first, then mass bins and clusters together, the same code on 1 or N ranks.
+
+Rank 0 writes: a checkpoint after each epoch, the bundle at the end. A run that finds a checkpoint of the same settings
+and data continues from it and ends with the same weights as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from sparton import __version__
+from sparton.config import fingerprint
+from sparton.data.batches import batches, data_errors
+from sparton.data.manifest import read_manifest
+from sparton.data.plan import EpochPlan, plan_epoch
+from sparton.data.settings import TRAIN
+from sparton.distributed import agreement, checkpoint
+from sparton.distributed.world import Connection
+from sparton.errors import TrainingError
+from sparton.optim.schedules import averaging_momentum, ramp, scaled_rate, warmup_cosine
+from sparton.ucluster import bundle
+from sparton.ucluster.clustering import first_centroids
+from sparton.ucluster.curve import CurveRow, to_csv
+from sparton.ucluster.model import UCluster
+from sparton.ucluster.monitor import Monitor, Observation
+from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
+from sparton.ucluster.step import Losses, Schedule, TrainStep
+
+PRETRAIN, JOINT = "pretrain", "joint"
+COLUMNS = ("features", "n_particles", "target")
+VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "horovod")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Steps and epochs in all, mean speed (jets/s over all ranks), and the figures of the last epoch."""
+
+    steps: int
+    epochs: int
+    jets_per_second: float
+    last: dict[str, Any]
+
+
+def train(
+    connection: Connection,
+    set_folder: str,
+    checkpoint_folder: str,
+    bundle_folder: str,
+    model: ModelSettings,
+    training: TrainSettings,
+) -> TrainingSummary:
+    """Train on the train split of a training set and write the bundle.
+
+    Parameters
+    ----------
+    connection
+        This rank's place in the world; every rank calls with the same arguments.
+    set_folder
+        Training set, readable by all ranks.
+    checkpoint_folder, bundle_folder
+        Where rank 0 writes.
+    model, training
+        Settings.
+
+    Raises
+    ------
+    TrainingError
+        If a loss is not finite, ranks disagree, or the checkpoint is of other settings or data.
+    DataError
+        If the set is damaged or its train split is empty.
+    """
+    return Trainer(connection, set_folder, checkpoint_folder, model, training).run(bundle_folder)
+
+
+class Trainer:
+    """One rank of a training; see :func:`train`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        set_folder: str,
+        checkpoint_folder: str,
+        model: ModelSettings,
+        training: TrainSettings,
+    ) -> None:
+        self.connection = connection
+        self.settings = training
+        self.manifest = read_manifest(set_folder)
+        self.set_folder = set_folder
+        self.checkpoint_folder = checkpoint_folder
+        self.model = UCluster(model, InputSpec.of(self.manifest), training.seed)
+        self.model.build()
+        self.step = TrainStep(connection, self.model, training)
+        self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
+        self.rows: list[CurveRow] = []
+        self._identity = fingerprint(
+            [model.model_dump(mode="json"), training.model_dump(mode="json"), self.manifest.model_dump(mode="json")]
+        )
+        self._check_rows()
+
+    def run(self, bundle_folder: str) -> TrainingSummary:
+        """Train from the last checkpoint, or from the start, to the last epoch, and write the bundle."""
+        first = self._resume()
+        self._agree()
+        for epoch in range(first, self.settings.epochs):
+            self._epoch(epoch)
+        if self.connection.world.is_root:
+            self._write_bundle(bundle_folder)
+        self.connection.collectives.barrier()
+        return self._summary()
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Return who reads what in an epoch."""
+        world, settings = self.connection.world, self.settings
+        return plan_epoch(self.manifest.shard_rows(TRAIN), world.size, settings.batch_size, settings.seed, epoch)
+
+    def schedule(self, epoch: int, step: int, steps: int) -> Schedule:
+        """Return the schedule of step ``step`` of ``steps`` in an epoch, a pure function of the settings."""
+        settings, joint = self.settings, epoch >= self.settings.pretrain_epochs
+        phase_epoch = epoch - settings.pretrain_epochs if joint else epoch
+        phase_epochs = settings.joint_epochs if joint else settings.pretrain_epochs
+        total = phase_epochs * steps
+        peak = settings.joint_learning_rate if joint else settings.learning_rate
+        peak = scaled_rate(peak, self.connection.world.size, settings.linear_scaling)
+        warmup = 0 if joint else min(settings.warmup_steps, total - 1)
+        rate = warmup_cosine(phase_epoch * steps + step, total, peak, warmup, min(settings.min_learning_rate, peak))
+        momentum = averaging_momentum(epoch * steps + step, settings.momentum_max)
+        alpha = ramp(phase_epoch, phase_epochs, settings.alpha_start, settings.alpha_end) if joint else 0.0
+        return Schedule(rate, momentum, alpha, settings.beta if joint else 0.0)
+
+    def _epoch(self, epoch: int) -> None:
+        joint = epoch >= self.settings.pretrain_epochs
+        if epoch == self.settings.pretrain_epochs:
+            self._place_centroids()
+        plan = self.plan(epoch)
+        started = time.perf_counter()
+        means = self._steps(epoch, plan)
+        seconds = time.perf_counter() - started
+        last = self.schedule(epoch, plan.steps - 1, plan.steps)
+        observed = self.monitor.observe(last.alpha)
+        self._agree()
+        row = _row(epoch, joint, (epoch + 1) * plan.steps, means, observed, last, plan.total / seconds, seconds)
+        self.rows.append(row)
+        logger.info(_line(row, self.settings.epochs))
+        if self.connection.world.is_root:
+            self._save(epoch, row.step)
+        self.connection.collectives.barrier()
+
+    def _steps(self, epoch: int, plan: EpochPlan) -> Losses:
+        """Run an epoch's steps and return the mean losses over its jets."""
+        data = batches(self.set_folder, self.manifest, TRAIN, plan, self.connection.world.rank, columns=COLUMNS)
+        sums, jets = np.zeros(4), 0.0
+        with data_errors():
+            for number, batch in enumerate(data):
+                losses = self.step(batch, self.schedule(epoch, number, plan.steps))
+                values = [float(value) for value in losses]
+                self._check_finite(values[:4], epoch, number)
+                sums += np.asarray(values[:4]) * values[4]
+                jets += values[4]
+        total, focal, clustering, balance = (sums / jets).tolist()
+        return Losses(total, focal, clustering, balance, jets)
+
+    def _check_finite(self, values: list[float], epoch: int, step: int) -> None:
+        bad = [name for name, value in zip(Losses._fields, values, strict=False) if not math.isfinite(value)]
+        if bad:
+            saved = checkpoint.steps(self.checkpoint_folder)
+            last = f"the last checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
+            raise TrainingError(
+                f"the {bad[-1]} loss is {values[Losses._fields.index(bad[-1])]} in epoch {epoch + 1}, step {step + 1}; "
+                f"{last}. Lower train.learning_rate or train.beta, or look for broken jets in the set"
+            )
+
+    def _place_centroids(self) -> None:
+        """Find the first centroids on the gathered embeddings of a sample; rank 0 computes, all take the result."""
+        embedding = self._sample_embedding()
+        found: list[list[float]] | None = None
+        if self.connection.world.is_root:
+            settings = self.settings
+            found = first_centroids(
+                embedding, self.model.settings.n_clusters, settings.seed, settings.alpha_start, settings.balance > 0
+            ).tolist()
+        centroids = self.connection.collectives.broadcast_object(found)
+        self.model.centroids.assign(np.asarray(centroids, np.float32))
+        self.monitor.observe(self.settings.alpha_start)
+        self._agree()
+
+    def _sample_embedding(self) -> NDArray[np.float32]:
+        """Return the embeddings [n, D] of the first ``centroid_rows`` jets, rounded up to shards, in file order.
+
+        Shards were shuffled when they were written, so the first ones are a random sample.
+        """
+        shards = self.manifest.shards(TRAIN)
+        ends = np.cumsum([shard.rows for shard in shards])
+        needed = int(np.searchsorted(ends, self.settings.centroid_rows)) + 1
+        part = self.manifest.model_copy(update={"splits": {TRAIN: shards[:needed]}})
+        world = self.connection.world
+        plan = plan_epoch(part.shard_rows(TRAIN), world.size, self.settings.batch_size, 0, 0, shuffle=False)
+        data = batches(self.set_folder, part, TRAIN, plan, world.rank, columns=COLUMNS[:2])
+        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]).embedding)
+        with data_errors():
+            found = [run(batch).numpy() for batch in data]
+        return self.connection.collectives.allgather(np.concatenate(found)[: plan.row_count(world.rank)])
+
+    def _resume(self) -> int:
+        """Take the state of the last checkpoint, or rank 0's fresh one; return the first epoch to run."""
+        state: dict[str, NDArray[Any]] = {}
+        saved: dict[str, Any] | None = None
+        if self.connection.world.is_root:
+            found = checkpoint.latest(self.checkpoint_folder)
+            if found is not None:
+                state, saved = found
+        saved = self.connection.collectives.broadcast_object(saved)
+        if saved is not None:
+            self._check_identity(saved)
+            self._restore(state)
+        self.connection.collectives.broadcast(self.step.variables)
+        if saved is None:
+            return 0
+        self.rows = [CurveRow(**row) for row in saved["rows"]]
+        epoch = int(saved["epoch"]) + 1
+        self.monitor.observe(self.settings.alpha_start)
+        logger.info("resuming after epoch %d of %d", epoch, self.settings.epochs)
+        return epoch
+
+    def _check_identity(self, saved: dict[str, Any]) -> None:
+        if saved["identity"] != self._identity:
+            raise TrainingError(
+                f"{self.checkpoint_folder}: the checkpoint is of other settings or data; name another folder, "
+                "or remove it to start anew"
+            )
+
+    def _restore(self, state: dict[str, NDArray[Any]]) -> None:
+        for name, variable in self._named().items():
+            if self.connection.world.is_root:
+                variable.assign(state[name])
+
+    def _named(self) -> dict[str, Any]:
+        return {f"{index:04d}:{variable.path}": variable for index, variable in enumerate(self.step.variables)}
+
+    def _agree(self) -> None:
+        agreement.check(self.connection, self._named())
+
+    def _save(self, epoch: int, step: int) -> None:
+        state = {name: variable.numpy() for name, variable in self._named().items()}
+        rows = [row.to_json() for row in self.rows]
+        notes = {"step": step, "epoch": epoch, "identity": self._identity, "rows": rows}
+        checkpoint.save(self.checkpoint_folder, state, notes, self.settings.checkpoints_kept)
+
+    def _write_bundle(self, folder: str) -> None:
+        description = bundle.Description(
+            format=bundle.FORMAT,
+            model=self.model.settings,
+            inputs=self.model.inputs_spec,
+            centroids=tuple(map(tuple, self.model.centroids.numpy().tolist())),
+            training=self.settings.model_dump(mode="json")
+            | {"workers": self.connection.world.size, "jets": self.manifest.rows(TRAIN)},
+            versions=_versions(),
+        )
+        bundle.save(folder, self.model, description, self.rows[-1].to_json(), to_csv(self.rows))
+
+    def _check_rows(self) -> None:
+        if not self.manifest.rows(TRAIN):
+            raise TrainingError(f"{self.set_folder}: the train split is empty; prepare a larger set")
+
+    def _summary(self) -> TrainingSummary:
+        jets = sum(row.jets_per_second * row.seconds for row in self.rows)
+        seconds = sum(row.seconds for row in self.rows)
+        last = self.rows[-1]
+        return TrainingSummary(last.step, self.settings.epochs, round(jets / seconds, 1), last.to_json())
+
+
+def _row(
+    epoch: int,
+    joint: bool,
+    step: int,
+    means: Losses,
+    observed: Observation | None,
+    schedule: Schedule,
+    speed: float,
+    seconds: float,
+) -> CurveRow:
+    """Return the epoch's row; before the centroids exist there is nothing to say of clusters."""
+
+    def seen(name: str) -> float | None:
+        value = None if observed is None else getattr(observed, name)
+        return value if value is not None and math.isfinite(value) else None
+
+    return CurveRow(
+        epoch=epoch + 1,
+        phase=JOINT if joint else PRETRAIN,
+        step=step,
+        train_focal=means.focal,
+        train_clustering=means.clustering if joint else None,
+        val_focal=seen("focal"),
+        val_clustering=seen("clustering") if joint else None,
+        alpha=schedule.alpha if joint else None,
+        learning_rate=schedule.learning_rate,
+        smallest_cluster=seen("smallest_cluster") if joint else None,
+        distance_ratio=seen("distance_ratio") if joint else None,
+        changed=seen("changed") if joint else None,
+        jets_per_second=round(speed, 1),
+        seconds=round(seconds, 3),
+    )
+
+
+def _line(row: CurveRow, epochs: int) -> str:
+    parts: Iterable[tuple[str, float | None]] = (
+        ("focal", row.train_focal),
+        ("val focal", row.val_focal),
+        ("clustering", row.train_clustering),
+        ("changed", row.changed),
+        ("smallest cluster", row.smallest_cluster),
+    )
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
+    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"sparton": __version__}
+    for package in VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            logger.debug("%s is not installed", package)
+    return versions

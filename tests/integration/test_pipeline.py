@@ -1,0 +1,249 @@
+"""The stages in order on real jets, and the same from the command line and through spark-submit."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from sparton import pipeline, storage
+from sparton.config import load_config
+from sparton.pipeline import PipelineSettings, StageResult
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).resolve().parents[2]
+JETS_PER_PROCESS = 200
+SMALL = [
+    "generate.processes=[W, t]",
+    f"generate.jets_per_process={JETS_PER_PROCESS}",
+    "generate.jets_per_task=100",
+    "prepare.rows_per_shard=64",
+    "prepare.features.n_particles=24",
+    "train.pretrain_epochs=2",
+    "train.joint_epochs=1",
+    "train.batch_size=64",
+    "model.n_clusters=2",
+]
+
+
+def settings_in(workspace: Path, *overrides: str) -> PipelineSettings:
+    return load_config(PipelineSettings, None, [*SMALL, f"workspace={workspace}", *overrides])
+
+
+def sparton(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a process of its own."""
+    command = [str(Path(sys.executable).parent / "sparton"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+def release_zip(folder: Path) -> Path:
+    """Build the zip for ``--py-files`` as the release does."""
+    spec = importlib.util.spec_from_file_location("package", ROOT / "tools" / "package.py")
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return Path(package.write_zip(ROOT, folder))
+
+
+@pytest.fixture(scope="module")
+def workspace(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which all five stages ran, training in this process."""
+    folder = tmp_path_factory.mktemp("workspace")
+    pipeline.run(settings_in(folder))
+    return folder
+
+
+def test_every_stage_is_skipped_the_second_time(workspace: Path) -> None:
+    results = pipeline.run(settings_in(workspace))
+    assert [result.stage for result in results] == ["generate", "prepare", "train", "assign", "evaluate"]
+    assert all(result.skipped for result in results)
+
+
+def test_checkpoints_are_gone_after_success(workspace: Path) -> None:
+    assert storage.list_folders(str(workspace / "checkpoints")) == []
+
+
+def test_every_jet_is_assigned_once(workspace: Path) -> None:
+    prepared = pq.read_table(workspace / "set", columns=["jet_id"])["jet_id"].to_numpy()
+    table = pq.read_table(workspace / "assignments")
+    np.testing.assert_array_equal(np.sort(table["jet_id"].to_numpy()), np.sort(prepared))
+    distance = np.stack(table["distance"].to_numpy())
+    np.testing.assert_array_equal(table["cluster"].to_numpy(), distance.argmin(axis=1))
+    np.testing.assert_array_equal(table["score"].to_numpy(), distance.min(axis=1))
+
+
+def test_assignment_on_executors_equals_the_driver(workspace: Path) -> None:
+    from sparton.ml.ucluster import decode
+    from sparton.ucluster import bundle, predict
+
+    loaded = bundle.load(str(workspace / "model"))
+    rows = pq.read_table(workspace / "set").to_pandas().sort_values("jet_id")
+    shape = (loaded.feature_spec.n_particles, len(loaded.feature_names))
+    tensors = decode(rows["features"], shape, "features")
+    embedding, distance, cluster = predict.assign(loaded, tensors, rows["n_particles"].to_numpy(np.int32))
+    found = pq.read_table(workspace / "assignments").to_pandas().sort_values("jet_id")
+    np.testing.assert_allclose(np.stack(found["embedding"]), embedding, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.stack(found["distance"]), distance, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["cluster"].to_numpy(), cluster)
+
+
+def test_a_jets_table_is_assigned_like_its_training_set(workspace: Path, tmp_path: Path) -> None:
+    settings = settings_in(workspace)
+    pipeline.assign(settings, input=str(workspace / "jets"), output=str(tmp_path / "direct"))
+    direct = pq.read_table(tmp_path / "direct").to_pandas().set_index("jet_id")
+    assert len(direct) == 2 * JETS_PER_PROCESS
+    through_set = pq.read_table(workspace / "assignments").to_pandas().set_index("jet_id")
+    shared = direct.loc[through_set.index]
+    np.testing.assert_allclose(np.stack(shared["embedding"]), np.stack(through_set["embedding"]), rtol=1e-5, atol=1e-5)
+
+
+def test_metrics_agree_with_scikit_learn(workspace: Path) -> None:
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    metrics = json.loads((workspace / "report" / "metrics.json").read_text())
+    jets = pq.read_table(workspace / "set", filters=[("split", "=", "test")]).to_pandas()
+    joined = jets.merge(pq.read_table(workspace / "assignments").to_pandas(), on="jet_id")
+    assert metrics["rows"] == len(jets) == len(joined)
+    found = metrics["labels"]
+    assert found["adjusted_rand_index"] == pytest.approx(adjusted_rand_score(joined["label"], joined["cluster"]))
+    assert found["normalized_mutual_information"] == pytest.approx(
+        normalized_mutual_info_score(joined["label"], joined["cluster"])
+    )
+    hits = [((joined["cluster"] == c) == (joined["label"] == "W")).mean() for c in (0, 1)]
+    assert found["accuracy"] == pytest.approx(max(hits))
+
+
+def test_report_is_self_contained(workspace: Path) -> None:
+    page = (workspace / "report" / "report.html").read_text()
+    assert "data:image" in page
+    for reference in ("src='http", 'src="http', "href='http", "<script src", "<link"):
+        assert reference not in page
+
+
+def test_without_labels_the_label_free_part_remains(spark: SparkSession, workspace: Path, tmp_path: Path) -> None:
+    from pyspark.sql import functions as F
+
+    unlabelled = str(tmp_path / "jets")
+    spark.read.parquet(str(workspace / "jets")).withColumn("label", F.lit(None).cast("string")).write.parquet(unlabelled)
+    settings = settings_in(tmp_path / "w")
+    pipeline.prepare(settings, input=unlabelled)
+    pipeline.assign(settings, model=str(workspace / "model"))
+    pipeline.evaluate(settings, model=str(workspace / "model"))
+    metrics = json.loads((tmp_path / "w" / "report" / "metrics.json").read_text())
+    assert metrics["labels"] is None
+    assert sum(metrics["clusters"]["sizes"]) == metrics["rows"]
+
+
+def test_generation_leaves_its_settings_with_the_table(workspace: Path) -> None:
+    metadata = storage.read_json(str(workspace / "jets" / "_generation.json"))
+    assert metadata["seed"] == settings_in(workspace).generate.seed
+    assert metadata["versions"]["pythia8mc"]
+    assert set(metadata["commands"]) == {"W", "t"}
+
+
+def test_an_error_on_an_executor_arrives_as_one_line(spark: SparkSession, tmp_path: Path) -> None:
+    from sparton.errors import DataError
+
+    settings = settings_in(tmp_path, "generate.pt_min=1005", "generate.pt_max=1005.001")
+    with pytest.raises(DataError) as caught:
+        pipeline.generate(settings)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "pt_min" in str(caught.value) or "1005" in str(caught.value)
+    assert not (tmp_path / "jets").exists()
+
+
+def test_info_finds_a_changed_byte(workspace: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for folder in ("jets", "set", "model", "assignments", "report"):
+        assert pipeline.info(str(workspace / folder), verify=True).problems == []
+    copy = tmp_path / "set"
+    shutil.copytree(workspace / "set", copy)
+    shard = next(copy.rglob("*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    problems = pipeline.info(str(copy), verify=True).problems
+    assert problems
+    assert all(str(shard) in problem for problem in problems)
+
+
+def test_model_persists_as_spark_ml_does(spark: SparkSession, workspace: Path, tmp_path: Path) -> None:
+    from sparton.ml.ucluster import UClusterModel
+
+    model = UClusterModel.from_bundle(str(workspace / "model")).setBatchSize(17)
+    model.write().overwrite().save(str(tmp_path / "saved"))
+    loaded = UClusterModel.load(str(tmp_path / "saved"))
+    assert loaded.uid == model.uid
+    assert loaded.getOrDefault("batchSize") == 17
+    rows = spark.read.parquet(str(workspace / "set")).where("split = 'test'")
+    first = model.transform(rows).select("jet_id", "cluster").orderBy("jet_id").collect()
+    second = loaded.copy().transform(rows).select("jet_id", "cluster").orderBy("jet_id").collect()
+    assert first == second
+
+
+def test_assignments_of_another_set_are_refused(workspace: Path, tmp_path: Path) -> None:
+    from sparton.errors import DataError
+
+    settings = settings_in(tmp_path, "prepare.labels=[W]")
+    pipeline.prepare(settings, input=str(workspace / "jets"))
+    pipeline.assign(settings, model=str(workspace / "model"))
+    with pytest.raises(DataError, match="assign this set again"):
+        pipeline.evaluate(
+            settings,
+            table=str(workspace / "set"),
+            model=str(workspace / "model"),
+        )
+
+
+def test_a_set_with_other_features_is_refused(workspace: Path, tmp_path: Path) -> None:
+    from sparton.errors import DataError
+
+    settings = settings_in(tmp_path, "prepare.features.n_particles=30")
+    pipeline.prepare(settings, input=str(workspace / "jets"))
+    with pytest.raises(DataError, match="30 particles"):
+        pipeline.assign(settings, model=str(workspace / "model"))
+    assert not (tmp_path / "assignments").exists()
+
+
+def test_two_horovod_workers_from_the_command_line(workspace: Path, tmp_path: Path) -> None:
+    overrides = [argument for override in SMALL for argument in ("--set", override)]
+    common = ["--workspace", str(tmp_path), "--master", "local[2]", "--workers", "2", *overrides]
+    ended = sparton("train", "--input", str(workspace / "set"), *common)
+    assert ended.returncode == 0, ended.stderr
+    assert "workers" in ended.stdout
+    again = sparton("train", "--input", str(workspace / "set"), *common)
+    assert again.returncode == 0, again.stderr
+    assert "up to date" in again.stdout
+
+
+def test_spark_submit_with_the_zip_on_separate_executors(workspace: Path, tmp_path: Path) -> None:
+    """The zip reaches executors of their own processes, where a path of the driver would not."""
+    package = release_zip(tmp_path)
+    isolated = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    isolated["PYSPARK_PYTHON"] = sys.executable
+    submit = [str(Path(sys.executable).parent / "spark-submit")]
+    ended = subprocess.run(
+        [
+            *submit, "--master", "local-cluster[2,1,1024]", "--py-files", str(package),
+            "--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.driver.host=127.0.0.1",
+            str(ROOT / "jobs" / "assign_clusters.py"),
+            "--workspace", str(tmp_path / "w"), "--input", str(workspace / "set"), "--model", str(workspace / "model"),
+        ],
+        capture_output=True, text=True, timeout=300, env=isolated, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = pq.read_table(tmp_path / "w" / "assignments").to_pandas().sort_values("jet_id")
+    expected = pq.read_table(workspace / "assignments").to_pandas().sort_values("jet_id")
+    np.testing.assert_array_equal(found["cluster"].to_numpy(), expected["cluster"].to_numpy())

@@ -1,0 +1,317 @@
+"""Prepare on Spark: exact shards, one exchange, nothing lost or doubled, the same bytes from any input partitioning."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql.functions import spark_partition_id
+
+from sparton import storage
+from sparton.data import prepare as module
+from sparton.data.counting import take_census
+from sparton.data.exchange import exchange
+from sparton.data.featurize import FeatureSpec, decode_features, featurize
+from sparton.data.layout import build_layout, shuffle_key, split_of
+from sparton.data.manifest import Manifest, read_manifest
+from sparton.data.prepare import PrepareSettings, write_training_set
+from sparton.data.routing import spark_hash
+from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
+from sparton.data.screening import screen
+from sparton.data.shards import write_file
+from sparton.errors import DataError, UsageError
+from sparton.physics.features import FEATURE_NAMES, ucluster_features
+from tests.synthetic import jets_table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+JETS = 2500
+PARTICLES = 24
+SETTINGS = PrepareSettings(features=FeatureSpec(n_particles=PARTICLES), rows_per_shard=128, seed=11)
+
+
+def store(table: pa.Table, folder: Path, files: int) -> str:
+    folder.mkdir()
+    limits = np.linspace(0, table.num_rows, files + 1).astype(int)
+    for index, (start, stop) in enumerate(pairwise(limits)):
+        pq.write_table(table.slice(start, stop - start), folder / f"part-{index:03d}.parquet")
+    return storage.spark_url(str(folder))
+
+
+def rows_of(folder: Path, manifest: Manifest, split: str) -> pa.Table:
+    files = [pq.ParquetFile(folder / shard.path).read() for shard in manifest.shards(split)]
+    return pa.concat_tables(files) if files else TRAINING_ARROW.empty_table()
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    return jets_table(JETS, seed=1, first_id=10_000)
+
+
+@pytest.fixture(scope="module")
+def stored(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return store(table, tmp_path_factory.mktemp("jets") / "table", 3)
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, stored: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    folder = tmp_path_factory.mktemp("set")
+    jets = spark.read.parquet(stored)
+    return folder, write_training_set(spark, jets, SETTINGS, str(folder), {"jets": "fingerprint"})
+
+
+def test_shards_are_exact_with_one_row_group(made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    assert set(manifest.splits) == {"train", "val", "test"}
+    for split, shards in manifest.splits.items():
+        assert [shard.path for shard in shards] == [f"split={split}/shard-{i:05d}.parquet" for i in range(len(shards))]
+        assert all(shard.rows == 128 for shard in shards[:-1])
+        assert 1 <= shards[-1].rows <= 128
+        for shard in shards:
+            content = (folder / shard.path).read_bytes()
+            metadata = pq.read_metadata(folder / shard.path)
+            assert (metadata.num_rows, metadata.num_row_groups) == (shard.rows, 1)
+            assert metadata.schema.to_arrow_schema() == TRAINING_ARROW
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.bytes, shard.sha256)
+    assert sorted(storage.list_files(str(folder))) == sorted(
+        ["_manifest.json", *(shard.path for shards in manifest.splits.values() for shard in shards)]
+    )
+
+
+def test_every_jet_arrives_once_in_its_split_and_order(table: pa.Table, made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    mass = table.column("jet_mass").to_numpy()
+    jet_id = table.column("jet_id").to_numpy()[(mass > 10) & (mass < 200)]
+    split, key = split_of(jet_id, (0.7, 0.1, 0.2)), shuffle_key(jet_id, 11)
+    for number, name in enumerate(("train", "val", "test")):
+        mine = split == number
+        expected = jet_id[mine][np.argsort(key[mine])]
+        assert np.array_equal(rows_of(folder, manifest, name).column("jet_id").to_numpy(), expected)
+
+
+def test_rows_hold_what_the_features_say(table: pa.Table, made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    rows = rows_of(folder, manifest, "train")
+    index = {jet: row for row, jet in enumerate(table.column("jet_id").to_pylist())}
+    order = [index[jet] for jet in rows.column("jet_id").to_pylist()]
+    jets = screen(table.take(order)).rows
+    features, n_real = ucluster_features(jets.jets, PARTICLES)
+    found = decode_features(rows.column("features").combine_chunks(), PARTICLES, len(FEATURE_NAMES))
+    assert np.array_equal(found, features)
+    assert np.array_equal(rows.column("n_particles").to_numpy(), n_real)
+    assert np.array_equal(rows.column("jet_mass").to_numpy(), jets.jets.jet_mass)
+    assert rows.column("label").to_pylist() == jets.label.to_pylist()
+    edges = np.linspace(0, 200, 20)
+    assert np.array_equal(rows.column("target").to_numpy(), np.digitize(jets.jets.jet_mass, edges) - 1)
+
+
+def test_statistics_are_those_of_the_real_particles_of_train(made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    rows = rows_of(folder, manifest, "train")
+    features = decode_features(rows.column("features").combine_chunks(), PARTICLES, len(FEATURE_NAMES))
+    n_real = rows.column("n_particles").to_numpy()
+    real = np.concatenate([features[row, :count] for row, count in enumerate(n_real)]).astype(np.float64)
+    assert manifest.feature_names == FEATURE_NAMES
+    assert np.allclose(manifest.feature_mean, real.mean(axis=0), rtol=1e-10, atol=1e-12)
+    assert np.allclose(manifest.feature_std, real.std(axis=0), rtol=1e-10)
+    assert manifest.notes == ()
+
+
+def test_manifest_is_read_back_and_counts_add_up(table: pa.Table, made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    assert read_manifest(str(folder)) == manifest
+    assert manifest.verify(str(folder)) == []
+    mass = table.column("jet_mass").to_numpy()
+    kept = (mass > 10) & (mass < 200)
+    over = np.maximum(table.column("n_constituents").to_numpy()[kept] - PARTICLES, 0)
+    counts = manifest.counts
+    assert counts.read == JETS
+    assert counts.kept == kept.sum() == sum(manifest.rows(split) for split in manifest.splits)
+    assert counts.excluded == ({"mass_window": int((~kept).sum())} if not kept.all() else {})
+    assert counts.rejected == {}
+    assert (counts.truncated_jets, counts.truncated_constituents) == (np.count_nonzero(over), over.sum())
+    assert manifest.inputs == {"jets": "fingerprint"}
+    assert manifest.seed == 11
+
+
+def test_spark_reads_the_folder_as_a_table(spark: SparkSession, made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    counts = {row["split"]: row["count"] for row in spark.read.parquet(str(folder)).groupBy("split").count().collect()}
+    assert counts == {split: manifest.rows(split) for split in manifest.splits}
+
+
+def test_bytes_do_not_depend_on_the_input_partitioning(
+    spark: SparkSession, table: pa.Table, made: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shuffled = table.take(np.random.default_rng(0).permutation(JETS))
+    jets = spark.read.parquet(store(shuffled, tmp_path / "jets", 7))
+    monkeypatch.setattr(module, "MIN_GROUP_BYTES", 1)  # other groups of shards, too
+    manifest = write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"), {"jets": "fingerprint"})
+    assert manifest == made[1]
+
+
+def test_another_seed_orders_anew_but_keeps_the_splits(
+    spark: SparkSession, stored: str, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"seed": 12, "rows_per_shard": 700, "compression": "zstd"})
+    manifest = write_training_set(spark, spark.read.parquet(stored), settings, str(tmp_path))
+    for split in manifest.splits:
+        old, new = (
+            rows_of(folder, which, split).column("jet_id").to_numpy() for folder, which in (made, (tmp_path, manifest))
+        )
+        assert not np.array_equal(old, new)
+        assert np.array_equal(np.sort(old), np.sort(new))
+
+
+def test_rows_cross_one_exchange_evenly(spark: SparkSession, stored: str) -> None:
+    jets = spark.read.parquet(stored)
+    census = take_census(jets, SETTINGS)
+    layout = build_layout(census.codes, census.rows, tuple(SETTINGS.splits), 128, 4)
+    frame = exchange(jets, SETTINGS, layout)
+    plan = frame._jdf.queryExecution().executedPlan().toString()
+    assert len(re.findall(r"\bExchange\b", plan)) == 1
+    sizes = frame.groupBy(spark_partition_id()).count().collect()
+    assert sorted(row["count"] for row in sizes) == sorted(group.expected for group in layout.groups)
+
+
+def test_own_hash_is_sparks(spark: SparkSession) -> None:
+    values = np.array([0, 1, -1, 17, 123456789, 2**31 - 1, -(2**31)], np.int32)
+    rows = spark.createDataFrame([(int(value),) for value in values], "v int").selectExpr("hash(v) as h").collect()
+    assert [row["h"] for row in rows] == spark_hash(values).tolist()
+
+
+def test_labels_and_broken_rows_are_counted(spark: SparkSession, tmp_path: Path) -> None:
+    table = jets_table(400, seed=4)
+    energy = table.column("energy").to_pylist()
+    energy[3][0] = float("nan")
+    energy[5][1] = -2.0
+    label = [None if row < 20 else name for row, name in enumerate(table.column("label").to_pylist())]
+    for name, values in (("energy", energy), ("label", label)):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+    jets = spark.read.parquet(store(table, tmp_path / "jets", 2))
+    settings = SETTINGS.model_copy(update={"labels": ("W", "t"), "mass_window": None})
+    manifest = write_training_set(spark, jets, settings, str(tmp_path / "set"))
+    names = Counter(label)
+    sound = names["W"] + names["t"]
+    assert manifest.counts.rejected == {"not_finite": 1, "negative_energy": 1}
+    assert manifest.counts.excluded == {"label": 398 - sound}
+    assert manifest.counts.kept == sound
+    spark_labels = {row["label"] for row in spark.read.parquet(str(tmp_path / "set")).select("label").collect()}
+    assert spark_labels == {"W", "t"}
+
+    everything = write_training_set(spark, jets, settings.model_copy(update={"labels": None}), str(tmp_path / "all"))
+    assert everything.counts.kept == 398
+    missing = sum(
+        pc.sum(pc.is_null(rows_of(tmp_path / "all", everything, split).column("label"))).as_py()
+        for split in everything.splits
+    )
+    assert missing == 18
+
+
+def test_nothing_left_is_explained(spark: SparkSession, stored: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"labels": ("H",)})
+    with pytest.raises(DataError, match=f"none of {JETS} jets is left .*label {JETS}.*kept are labels H and masses"):
+        write_training_set(spark, spark.read.parquet(stored), settings, str(tmp_path))
+    empty = spark.read.parquet(stored).where("jet_id < 0")
+    with pytest.raises(DataError, match=r"none of 0 jets is left .the table is empty"):
+        write_training_set(spark, empty, SETTINGS, str(tmp_path))
+
+
+def test_bad_calls_are_refused(spark: SparkSession, stored: str, tmp_path: Path) -> None:
+    jets = spark.read.parquet(stored)
+    with pytest.raises(DataError, match=r"missing column\(s\) energy, jet_pt|missing column\(s\) jet_pt, energy"):
+        write_training_set(spark, jets.drop("energy", "jet_pt"), SETTINGS, str(tmp_path))
+    with pytest.raises(DataError, match="missing column"):
+        featurize(jets.drop("px"), SETTINGS.features)
+    (tmp_path / "old.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        write_training_set(spark, jets, SETTINGS, str(tmp_path))
+
+
+def test_repeated_ids_are_refused(spark: SparkSession, table: pa.Table, tmp_path: Path) -> None:
+    doubled = pa.concat_tables([table.slice(0, 300), table.slice(40, 1)])
+    jets = spark.read.parquet(store(doubled, tmp_path / "jets", 2))
+    with pytest.raises(DataError, match="column jet_id: 1 repeated values, for instance 10040"):
+        write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"))
+
+
+def test_an_input_that_changes_between_the_passes_is_noticed(
+    spark: SparkSession, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jets = spark.read.parquet(store(table.slice(0, 600), tmp_path / "jets", 2))
+    census = take_census(jets.where("jet_id != 10007"), SETTINGS)
+    monkeypatch.setattr(module, "take_census", lambda *_: census)
+    with pytest.raises(DataError, match="the jets table changed while it was read"):
+        write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"))
+
+
+def test_a_failing_task_gives_one_line(
+    spark: SparkSession, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.storage, "make_dirs", lambda path: None)  # the tasks find no folder to write to
+    with pytest.raises(DataError, match=r"^writing shards to \S+/set: FileNotFoundError: .*shard-\S+$"):
+        write_training_set(spark, spark.read.parquet(stored), SETTINGS, str(tmp_path / "set"))
+
+
+def test_leftovers_of_killed_tasks_are_removed(tmp_path: Path) -> None:
+    keep, hidden = tmp_path / "split=train" / "shard-00000.parquet", tmp_path / "split=train" / ".shard-00000.parquet.a"
+    keep.parent.mkdir()
+    keep.write_text("x")
+    hidden.write_text("half")
+    manifest_shards = {"train": (module.Shard(path="split=train/shard-00000.parquet", rows=1, bytes=1, sha256=""),)}
+    module._remove_leftovers(str(tmp_path), manifest_shards)
+    assert keep.exists()
+    assert not hidden.exists()
+
+
+def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(storage, "rename", refuse)
+    table = TRAINING_ARROW.empty_table()
+    with pytest.raises(OSError, match="no space left"):
+        write_file(str(tmp_path / "shard.parquet"), table, "snappy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_footers_that_differ_are_found(made: tuple[Path, Manifest], tmp_path: Path) -> None:
+    folder, manifest = made
+    shards = list(manifest.shards("train"))
+    module.check_footers(str(folder), shards)
+    with pytest.raises(DataError, match="rows read back are 128, written were 127"):
+        module.check_footers(str(folder), [shards[0].model_copy(update={"rows": 127})])
+    with pytest.raises(DataError, match="bytes read back"):
+        module.check_footers(str(folder), [shards[0].model_copy(update={"bytes": 1})])
+    with pytest.raises(DataError, match="must lie on storage that all machines share"):
+        module.check_footers(str(tmp_path), shards)
+    table = pq.ParquetFile(folder / shards[0].path).read()
+    pq.write_table(table, tmp_path / "two.parquet", row_group_size=100)
+    pq.write_table(table.drop_columns(["label"]), tmp_path / "few.parquet")
+    for name, reason in (("two", "row groups read back are 2"), ("few", "schema read back")):
+        size = (tmp_path / f"{name}.parquet").stat().st_size
+        shard = module.Shard(path=f"{name}.parquet", rows=128, bytes=size, sha256="")
+        with pytest.raises(DataError, match=reason):
+            module.check_footers(str(tmp_path), [shard])
+
+
+def test_featurize_gives_training_rows_of_sound_jets(spark: SparkSession, stored: str, table: pa.Table) -> None:
+    frame: DataFrame = featurize(spark.read.parquet(stored), SETTINGS.features)
+    assert frame.schema == TRAINING_SCHEMA
+    rows = {row["jet_id"]: row for row in frame.limit(50).collect()}
+    jets = screen(table).rows
+    features, n_real = ucluster_features(jets.jets, PARTICLES)
+    for jet_id, row in rows.items():
+        assert bytes(row["features"]) == features[jet_id - 10_000].tobytes()
+        assert row["n_particles"] == n_real[jet_id - 10_000]

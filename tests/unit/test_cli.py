@@ -1,0 +1,83 @@
+"""The command line: help that reads, and the exit status and one line for what goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparton import storage
+from sparton.cli import STAGES, main
+
+
+def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the exit status and what went to standard error."""
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    return status, capsys.readouterr().err.strip()
+
+
+def test_help_lists_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for command in (*STAGES, "run", "info"):
+        assert f"  {command} " in text
+
+
+@pytest.mark.parametrize("command", [*STAGES, "run", "info"])
+def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: sparton {command}" in text
+    if command != "info":
+        assert "--set SECTION.KEY=VALUE" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["genrate"], ["train", "--workers", "two"], ["info"]])
+def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = outcome(arguments, capsys)
+    assert status == 2
+    assert error
+
+
+def test_unknown_key_is_one_line_with_the_nearest_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("generate:\n  jets_per_proces: 5\n")
+    status, error = outcome(["generate", "--config", str(config)], capsys)
+    assert status == 2
+    assert error.splitlines() == [
+        f"sparton generate: {config}: unknown key 'generate.jets_per_proces'; did you mean 'jets_per_process'?"
+    ]
+
+
+def test_unknown_process_is_refused_before_spark_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "--workspace", str(tmp_path / "w"), "--set", "generate.processes=[Higgs]"]
+    status, error = outcome(arguments, capsys)
+    assert status == 2
+    assert "Higgs" in error
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "assign", "evaluate"])
+def test_missing_input_is_one_line_that_says_what_to_run(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = outcome([stage, "--workspace", str(tmp_path / "w")], capsys)
+    assert status == 2
+    assert len(error.splitlines()) == 1
+    assert error.startswith(f"sparton {stage}: {stage}: no folder at {tmp_path}/w/")
+    assert not (tmp_path / "w").exists()
+
+
+def test_info_on_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(["info", str(tmp_path / "missing")], capsys)[0] == 2
+    storage.write_text(str(tmp_path / "notes" / "a.txt"), "hello")
+    status, error = outcome(["info", str(tmp_path / "notes")], capsys)
+    assert status == 2
+    assert "neither published by a stage" in error

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from sparton.config import validate
+from sparton.distributed import Connection, interrupts
+from sparton.distributed.horovod_spark import Tail, worker_environment
+from sparton.distributed.launch import LaunchSettings, launch
+from sparton.errors import ConfigError, DataError, TrainingError
+
+
+def test_one_worker_runs_in_this_process() -> None:
+    def train(connection: Connection, scale: int) -> tuple[int, int, int]:
+        return os.getpid(), connection.world.size, scale
+
+    assert launch(train, [3]) == [(os.getpid(), 1, 3)]
+
+
+def test_errors_of_one_worker_keep_their_kind() -> None:
+    def missing(connection: Connection) -> None:
+        raise DataError("no such set")
+
+    def broken(connection: Connection) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(DataError, match="no such set"):
+        launch(missing)
+    with pytest.raises(TrainingError, match="rank 0 of 1: ZeroDivisionError: a bug"):
+        launch(broken)
+
+
+def test_several_workers_need_spark() -> None:
+    with pytest.raises(TrainingError, match="2 workers need a Spark session"):
+        launch(lambda connection: None, settings=LaunchSettings(workers=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"workers": 0}, "workers"),
+        ({"start_timeout_s": 0}, "start_timeout_s"),
+        ({"worker": 2}, "did you mean 'workers'"),
+        ({"stall_check_s": 60, "stall_shutdown_s": 60}, "stall_shutdown_s=60 must exceed stall_check_s=60"),
+    ],
+)
+def test_impossible_settings_are_refused(values: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        validate(LaunchSettings, values, "launch")
+
+
+def test_stalls_end_by_default_and_the_user_has_the_last_word() -> None:
+    assert worker_environment(LaunchSettings())["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "300"
+    own = LaunchSettings(stall_shutdown_s=90, environment={"HOROVOD_GLOO_TIMEOUT_SECONDS": "7", "NCCL_DEBUG": "INFO"})
+    environment = worker_environment(own)
+    assert environment["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "90"
+    assert environment["HOROVOD_GLOO_TIMEOUT_SECONDS"] == "7"
+    assert environment["NCCL_DEBUG"] == "INFO"
+
+
+def test_the_last_output_is_kept() -> None:
+    tail = Tail()
+    for number in range(100):
+        tail.write(f"line {number}\n")
+    lines = tail.text().splitlines()
+    assert lines[-1] == "line 99"
+    assert len(lines) < 100
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (None, RuntimeError)]
+)
+def test_signals_mean_what_they_did(number: signal.Signals | None, raised: type[BaseException]) -> None:
+    before = [signal.getsignal(n) for n in interrupts.SIGNALS]
+
+    def as_horovod_does() -> None:
+        for n in interrupts.SIGNALS:
+            signal.signal(n, lambda *_: None)
+        if number is not None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+        raise RuntimeError("one or more processes exited with non-zero status")
+
+    with pytest.raises(raised), interrupts.preserved():
+        as_horovod_does()
+    assert [signal.getsignal(n) for n in interrupts.SIGNALS] == before
+    assert signal.set_wakeup_fd(-1) == -1

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from sparton.distributed import relay, wire, worker
+from sparton.distributed.relay import Address
+from sparton.errors import TrainingError
+
+LOOPBACK = "127.0.0.1"
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_sealed_messages_come_back() -> None:
+    message = {"kind": "log", "text": "line one\nline two é", "level": 20}
+    line = wire.seal(b"key", message)
+    assert line.count(b"\n") == 1
+    assert wire.unseal(b"key", line) == message
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"x", b"0" * 64 + b" {}\n", wire.seal(b"other", {"kind": "hello"})])
+def test_foreign_messages_are_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match="authentication"):
+        wire.unseal(b"key", line)
+
+
+def test_a_changed_message_is_refused() -> None:
+    line = wire.seal(b"key", {"rank": 1}).replace(b"1}", b"2}")
+    with pytest.raises(ValueError, match="authentication"):
+        wire.unseal(b"key", line)
+
+
+def test_long_texts_keep_their_end() -> None:
+    assert wire.clip("a" * wire.MAX_TEXT + "reason").endswith("areason")
+    assert len(wire.clip("x" * 10 * wire.MAX_TEXT)) < wire.MAX_TEXT + 10
+
+
+def test_records_arrive_while_the_worker_runs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        link = worker.DriverLink(address, rank=3)
+        record = logging.LogRecord("sparton.train", logging.INFO, "", 0, "epoch %d", (7,), None)
+        worker.DriverHandler(link).handle(record)
+        wait_for(lambda: caplog.records)
+        assert (caplog.records[0].name, caplog.records[0].levelno) == ("sparton.train", logging.INFO)
+        assert caplog.records[0].getMessage() == "rank 3: epoch 7"
+        link.end("done")
+        assert line.cause() is None
+
+
+def test_a_reported_failure_is_known_when_the_worker_goes_on() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        link = worker.DriverLink(address, rank=1)
+        link.end("failure", reason="ValueError: x", traceback="...", echo=False)
+        assert line.cause() == relay.Failure(1, "ValueError: x", "...")
+
+
+def test_the_cause_is_the_first_failure_that_is_no_echo() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        for rank, echo in ((0, True), (2, False), (1, False)):
+            worker.DriverLink(address, rank).end("failure", reason=f"E{rank}", traceback="", echo=echo)
+        cause = line.cause()
+    assert cause is not None
+    assert cause.rank == 2
+
+
+def test_a_worker_without_the_secret_is_not_heard(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        with socket.create_connection((address.host, address.port)) as stranger:
+            stranger.sendall(wire.seal(b"guess", {"kind": "hello", "rank": 0}))
+            stranger.sendall(wire.seal(b"guess", {"kind": "failure", "reason": "", "traceback": "", "echo": False}))
+            assert stranger.recv(100) == b""  # the driver hangs up
+        assert line.cause() is None
+
+
+def test_the_secret_is_not_shown() -> None:
+    assert "sesame" not in repr(Address("driver", 1, b"sesame"))
+
+
+def test_an_unreachable_driver_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind((LOOPBACK, 0))
+        address = Address(LOOPBACK, unused.getsockname()[1], b"")
+    with pytest.raises(TrainingError, match=r"rank 0 cannot reach the driver at 127.0.0.1:\d+ .*spark.driver.host"):
+        worker.DriverLink(address, 0)
+
+
+COMPUTING_WORKER = """
+import sys, time
+from sparton.distributed import worker
+from sparton.distributed.relay import Address
+worker.ABORT_GRACE_S = 0.2
+worker.DriverLink(Address("127.0.0.1", int(sys.argv[1]), bytes.fromhex(sys.argv[2])), int(sys.argv[3]))
+print("connected", flush=True)
+time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def computing_worker(address: Address, rank: int) -> Iterator[subprocess.Popen[str]]:
+    arguments = [sys.executable, "-c", COMPUTING_WORKER, str(address.port), address.secret.hex(), str(rank)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "connected\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_failure_stops_a_worker_that_computes() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (_, address), computing_worker(address, 0) as process:
+        worker.DriverLink(address, rank=1).end("failure", reason="E", traceback="", echo=False)
+        assert process.wait(timeout=10) == worker.EXIT_ABORTED
+
+
+def test_a_worker_killed_without_a_word_is_a_failure_and_stops_the_others() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address), computing_worker(address, 0) as process:
+        with computing_worker(address, 1) as other:
+            process.kill()
+            wait_for(line.cause)
+            assert other.wait(timeout=10) == worker.EXIT_ABORTED
+        cause = line.cause()
+    assert cause is not None
+    assert cause.rank == 0
+    assert "died without an error" in cause.reason
+
+
+def test_a_worker_ends_when_the_driver_is_gone() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        address = Address(LOOPBACK, server.getsockname()[1], b"key")
+        with computing_worker(address, 0) as process:
+            server.accept()[0].close()
+            assert process.wait(timeout=10) == worker.EXIT_ABORTED
+
+
+@pytest.mark.parametrize(
+    ("error", "echo"),
+    [
+        (RuntimeError("Horovod has been shut down. This was caused by an exception on one of the ranks"), True),
+        (RuntimeError("[/x/third_party/compatible17_gloo/gloo/transport/tcp/pair.cc:589] Read error"), True),
+        (ValueError("no jets"), False),
+    ],
+)
+def test_echoes_are_recognised(error: Exception, echo: bool) -> None:
+    assert worker.is_echo(error) is echo
