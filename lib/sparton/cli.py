@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info",
         help="what is in a table, set, bundle or report: rows, schema, provenance, checksums",
-        description="Describe a folder that a stage published. Without --verify sizes are compared, with it checksums too.",
+        description="Describe a published folder. Without --verify sizes are compared, with it checksums too.",
     )
     info.add_argument("folder", help="a jets table, training set, bundle, assignments or report folder")
     info.add_argument(
@@ -157,8 +157,8 @@ def _run_one(options: argparse.Namespace) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> None:
-    from sparton.pipeline.workflow import closing_rows, run
     from sparton.pipeline.progress import closing_table
+    from sparton.pipeline.workflow import closing_rows, run
 
     results = run(_settings(options), force=options.force)
     closing_table("sparton run: done", closing_rows(results))

@@ -101,7 +101,8 @@ def modified(path: str) -> str:
 def open_file(path: str, mode: str = "rb") -> IO[Any]:
     """Open a file; the caller closes it."""
     filesystem, inner = _filesystem(path)
-    return filesystem.open(inner, mode)  # type: ignore[no-any-return]
+    stream: IO[Any] = filesystem.open(inner, mode)
+    return stream
 
 
 def make_dirs(path: str) -> None:

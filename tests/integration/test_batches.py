@@ -254,7 +254,7 @@ def test_damaged_content_is_named_while_reading(tmp_path: Path, damage: str) -> 
     shards = list(manifest.shards("train"))
     shards[3] = shards[3].model_copy(update={"bytes": len(content)})
     changed = manifest.model_copy(update={"splits": {"train": tuple(shards)}})
-    reasons = {"rows": "39 rows, the manifest says 40", "tensors": "column features holds"}
+    reasons = {"rows": "39 rows, the manifest says 40", "tensors": "column features: 3840 bytes in 40 rows"}
     with pytest.raises(DataError, match=rf"^\S+shard-00003.parquet: {reasons.get(damage, 'cannot be read')}"):
         read((str(tmp_path), changed), plan_of(changed, batch=200))
 

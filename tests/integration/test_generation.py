@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
+
 from sparton.data import generation
 from sparton.data.schema import JETS_ARROW, JETS_SCHEMA
 from sparton.errors import SpartonError

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 import pytest
+
 from sparton.distributed import Connection, World, slots
 from sparton.distributed.launch import LaunchSettings, launch
 from sparton.errors import TrainingError
@@ -60,6 +61,7 @@ def exchanges(connection: Connection) -> dict[str, Any]:
     """Check the other collectives, agreement among the ranks included."""
     import keras
     import tensorflow as tf
+
     from sparton.distributed import agreement
 
     rank = connection.world.rank

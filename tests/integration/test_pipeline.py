@@ -16,7 +16,7 @@ import pytest
 
 from sparton import pipeline, storage
 from sparton.config import load_config
-from sparton.pipeline import PipelineSettings, StageResult
+from sparton.pipeline import PipelineSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -135,7 +135,8 @@ def test_without_labels_the_label_free_part_remains(spark: SparkSession, workspa
     from pyspark.sql import functions as F
 
     unlabelled = str(tmp_path / "jets")
-    spark.read.parquet(str(workspace / "jets")).withColumn("label", F.lit(None).cast("string")).write.parquet(unlabelled)
+    jets = spark.read.parquet(str(workspace / "jets"))
+    jets.withColumn("label", F.lit(None).cast("string")).write.parquet(unlabelled)
     settings = settings_in(tmp_path / "w")
     pipeline.prepare(settings, input=unlabelled)
     pipeline.assign(settings, model=str(workspace / "model"))

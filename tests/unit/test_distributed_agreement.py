@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from sparton.distributed import Connection, agreement
 from sparton.distributed.simulate import simulate
 from sparton.errors import TrainingError

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from sparton import storage
 from sparton.distributed import checkpoint
 from sparton.errors import DataError

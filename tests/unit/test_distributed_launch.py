@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from sparton.config import validate
 from sparton.distributed import Connection, interrupts
 from sparton.distributed.horovod_spark import Tail, worker_environment

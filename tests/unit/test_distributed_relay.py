@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from sparton.distributed import relay, wire, worker
 from sparton.distributed.relay import Address
 from sparton.errors import TrainingError
@@ -75,6 +76,31 @@ def test_the_cause_is_the_first_failure_that_is_no_echo() -> None:
     assert cause.rank == 2
 
 
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        ([0], "waited 300 s in a collective for ranks [1, 2], which did not take part"),
+        ([0, 1, 2], "waited 300 s in a collective while all ranks wait in different ones"),
+    ],
+)
+def test_a_stall_names_the_ranks_that_are_absent(
+    waiting: list[int], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        links = [worker.DriverLink(address, rank) for rank in range(3)]
+        links[2].send("waiting")
+        links[2].send("resumed")
+        wait_for(lambda: "rank 2 goes on" in caplog.text)
+        for rank in waiting:
+            links[rank].send("waiting")
+        wait_for(lambda: caplog.text.count("waits in a collective") == 1 + len(waiting))
+        links[0].end("stalled", seconds=300.2, traceback="in step")
+        cause = line.cause()
+        for link in links[1:]:
+            link.end("done")
+    assert cause == relay.Failure(0, reason, "in step")
+
+
 def test_a_worker_without_the_secret_is_not_heard(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), relay.listen(LOOPBACK, LOOPBACK) as (line, address):
         with socket.create_connection((address.host, address.port)) as stranger:
@@ -119,10 +145,11 @@ def computing_worker(address: Address, rank: int) -> Iterator[subprocess.Popen[s
             process.kill()
 
 
-def test_a_failure_stops_a_worker_that_computes() -> None:
+def test_a_failure_stops_a_worker_that_computes(caplog: pytest.LogCaptureFixture) -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (_, address), computing_worker(address, 0) as process:
         worker.DriverLink(address, rank=1).end("failure", reason="E", traceback="", echo=False)
         assert process.wait(timeout=10) == worker.EXIT_ABORTED
+        wait_for(lambda: 'rank 0: stopped here:\n  File "<string>"' in caplog.text)
 
 
 def test_a_worker_killed_without_a_word_is_a_failure_and_stops_the_others() -> None:

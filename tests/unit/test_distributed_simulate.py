@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparton.distributed import Connection
 from sparton.distributed.simulate import simulate
 from sparton.errors import TrainingError

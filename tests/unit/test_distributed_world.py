@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from sparton.distributed import Connection, World, connect
 from sparton.errors import TrainingError
 

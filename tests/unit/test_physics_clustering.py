@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from sparton.physics.clustering import cluster, rank_in_event
 from sparton.physics.events import Events
 from sparton.physics.grooming import soft_drop_mass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from sparton.physics import detector
 from sparton.physics import kinematics as kin
 from sparton.physics.events import Events

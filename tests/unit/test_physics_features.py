@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, mass_bins, ucluster_features
 from sparton.physics.jets import Jets

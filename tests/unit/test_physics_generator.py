@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sparton.errors import DataError, UsageError
 from sparton.physics import generator
 from sparton.physics import kinematics as kin

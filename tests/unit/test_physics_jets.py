@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from sparton.errors import DataError
 from sparton.physics.jets import CONSTITUENT_COLUMNS, Jets
 

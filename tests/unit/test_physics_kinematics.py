@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from sparton.errors import DataError
 from sparton.physics import kinematics as kin
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+
 from sparton.config import validate
 from sparton.errors import ConfigError, SpartonError, UsageError
 from sparton.physics import libraries, pythia

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from sparton.physics import kinematics as kin
 from sparton.physics.generator import generate_jets
 from sparton.physics.grooming import soft_drop_mass

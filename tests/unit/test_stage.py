@@ -134,7 +134,7 @@ def test_bad_files_are_named_with_the_reason(workspace: Path) -> None:
 def test_damaged_record_is_an_error_that_names_it(workspace: Path) -> None:
     scale(workspace)
     storage.write_text(str(workspace / "out" / "_stage.json"), "{}")
-    with pytest.raises(DataError, match="_stage.json: not a stage record"):
+    with pytest.raises(DataError, match=r"_stage\.json: not a stage record"):
         scale(workspace)
 
 

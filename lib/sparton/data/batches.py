@@ -34,7 +34,7 @@ PADDING_ID = -1
 
 PREFETCHED_BATCHES = 4
 
-PIECE_ROWS = 1024
+PIECE_ROWS = 2048
 """Rows that pass from Python to TensorFlow at once: a call for each batch would cost more than the copying."""
 
 ALIGNMENT = 64

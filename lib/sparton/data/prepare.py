@@ -201,11 +201,7 @@ def _remove_leftovers(folder: str, splits: Mapping[str, tuple[Shard, ...]]) -> N
 
 def _statistics(results: list[Row], layout: Layout, settings: PrepareSettings) -> Statistics:
     names = settings.features.feature_names
-    parts = [
-        Moments.from_bytes(row["moments"])
-        for row in results
-        if row["moments"]
-    ]
+    parts = [Moments.from_bytes(row["moments"]) for row in results if row["moments"]]
     if not parts:
         raise DataError("no jet fell into the train split, so there are no feature statistics; the input is too small")
     moments = merge_all(parts, len(names))

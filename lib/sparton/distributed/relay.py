@@ -97,11 +97,11 @@ class Relay:
         else:
             logger.warning("rank %d goes on", rank)
 
-    def _stalled(self, rank: int, seconds: float) -> Failure:
+    def _stalled(self, rank: int, message: dict[str, Any]) -> Failure:
         """Describe a wait that was given up; call it with the lock held."""
         absent = sorted(other for other in self._connected if other not in self._waiting and other != rank)
         others = f"for ranks {absent}, which did not take part" if absent else "while all ranks wait in different ones"
-        return Failure(rank, f"waited {seconds:.0f} s in a collective {others}")
+        return Failure(rank, f"waited {message['seconds']:.0f} s in a collective {others}", message["traceback"])
 
     def _read(self, reader: Any) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError):
@@ -119,7 +119,7 @@ class Relay:
             elif message["kind"] == "failure":
                 self._failures.append(Failure(rank, message["reason"], message["traceback"], message["echo"]))
             elif message["kind"] == "stalled":
-                self._failures.append(self._stalled(rank, message["seconds"]))
+                self._failures.append(self._stalled(rank, message))
             failed = bool(self._failures)
             others = list(self._connected.values())
         self._send(writer, "acknowledged")

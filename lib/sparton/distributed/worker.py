@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import os
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -116,9 +117,18 @@ class DriverLink:
 
     def _listen(self) -> None:
         with self._socket.makefile("rb") as reader:
-            while self._receive(reader) == "acknowledged":
-                self._acknowledged.set()
+            while (kind := self._receive(reader)) is not None:
+                if kind == "acknowledged":
+                    self._acknowledged.set()
+                else:
+                    threading.Thread(target=self._stop, name="sparton-abort", daemon=True).start()
+        self._acknowledged.set()  # by nobody, any more
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the process, unless it reports its own end within the grace."""
         if not self._ended.wait(ABORT_GRACE_S):
+            self.send("log", logger=__name__, level=logging.WARNING, text=f"stopped here:\n{_main_stack()}")
             os._exit(EXIT_ABORTED)
 
     def _receive(self, reader: Any) -> str | None:
@@ -147,6 +157,12 @@ def is_echo(error: BaseException) -> bool:
     return any(sign in text for sign in ECHO_SIGNS)
 
 
+def _main_stack() -> str:
+    """Return where the main thread is, innermost call last."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return wire.clip("".join(traceback.format_stack(frame)))
+
+
 def _describe(error: BaseException) -> dict[str, Any]:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     trace = "".join(traceback.format_exception(error))
@@ -167,7 +183,7 @@ def _guard_against_stalls(connection: Connection, task: Task, link: DriverLink) 
         return
 
     def stop(seconds: float) -> None:
-        link.end("stalled", seconds=seconds)
+        link.end("stalled", seconds=seconds, traceback=_main_stack())
         os._exit(1)
 
     from sparton.distributed.stall import Guard

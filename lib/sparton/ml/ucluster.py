@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class AssignSettings(Config):
     batch_size: int = Field(default=512, ge=1)
 
 
-class UClusterModel(Model, HasFeaturesCol, MLReadable, MLWritable):
+class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritable):
     """Assigns jets to the clusters of a trained bundle.
 
     ``transform`` keeps the columns of its input and appends ``cluster`` (int), ``distance`` (Euclidean, to each
@@ -100,15 +100,15 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable, MLWritable):
 
     def setFeaturesCol(self, value: str) -> UClusterModel:  # noqa: N802 - Spark ML names setters this way
         """Set the column with the binary feature tensors."""
-        return self._set(featuresCol=value)  # type: ignore[return-value]
+        return self._set(featuresCol=value)
 
     def setNParticlesCol(self, value: str) -> UClusterModel:  # noqa: N802
         """Set the column with the number of real particles."""
-        return self._set(nParticlesCol=value)  # type: ignore[return-value]
+        return self._set(nParticlesCol=value)
 
     def setBatchSize(self, value: int) -> UClusterModel:  # noqa: N802
         """Set how many rows the network takes at once."""
-        return self._set(batchSize=value)  # type: ignore[return-value]
+        return self._set(batchSize=value)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         features = self.getOrDefault(self.featuresCol)
@@ -118,7 +118,7 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable, MLWritable):
         shared = dataset.sparkSession.sparkContext.broadcast(self._files)
         digest, batch_size = _digest(self._files), self.getOrDefault(self.batchSize)
 
-        def assign(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        def assign(frames: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
             _one_thread()
             loaded = _load(digest, lambda: shared.value)
             for frame in frames:

@@ -85,11 +85,11 @@ def _features(table: DataFrame, path: str, clusterer: UClusterModel) -> DataFram
         return featurize(table, clusterer.feature_spec)
     require_columns(table.columns, TRAINING_ARROW.names, path)
     manifest, spec = read_manifest(path), clusterer.feature_spec
-    found = (manifest.n_particles, *manifest.feature_names)
-    expected = (spec.n_particles, *clusterer.feature_names)
+    found = f"{manifest.n_particles} particles with {', '.join(manifest.feature_names)}"
+    expected = f"{spec.n_particles} particles with {', '.join(clusterer.feature_names)}"
     if found != expected:
         raise DataError(
-            f"{path}: {found[0]} particles with {', '.join(found[1:])}; the bundle was trained on {expected[0]} "
-            f"particles with {', '.join(expected[1:])}. Prepare the set with the bundle's settings, or assign the jets table"
+            f"{path}: {found}; the bundle was trained on {expected}. "
+            "Prepare the set with the bundle's settings, or assign the jets table"
         )
     return table

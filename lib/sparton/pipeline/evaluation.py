@@ -218,8 +218,8 @@ def _measure(
     labels = _label_metrics(tally, len(centroids))
     codes = encode_labels(drawn["label"].to_numpy(), labels.classes) if labels else None
     cluster, mass = drawn["cluster"].to_numpy(np.int64), drawn["jet_mass"].to_numpy(np.float64)
-    embedding = np.stack(drawn["embedding"].to_numpy()).astype(np.float64)
-    distance = np.stack(drawn["distance"].to_numpy()).astype(np.float64)
+    embedding = np.array(drawn["embedding"].tolist(), np.float64)
+    distance = np.array(drawn["distance"].tolist(), np.float64)
     n_classes = len(labels.classes) if labels else 0
     metrics = EvaluationMetrics(
         split=settings.split,

@@ -149,7 +149,8 @@ def _parquet(folder: str, files: list[str]) -> tuple[int | None, dict[str, str]]
     """Return rows and columns out of the footers, without reading data."""
     if not files:
         return None, {}
-    rows, columns = 0, {}
+    rows = 0
+    columns: dict[str, str] = {}
     for path in files:
         full = storage.join(folder, path)
         try:

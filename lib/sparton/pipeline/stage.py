@@ -189,7 +189,7 @@ def bad_files(folder: str, files: list[FileEntry], checksums: bool = True) -> li
 
 
 def content_fingerprint(folder: str) -> str:
-    """Return a fingerprint of a folder's content: of its files' checksums, or where unrecorded of names, sizes and times.
+    """Return a fingerprint of a folder's content: checksums of its files, or names, sizes and times.
 
     File names do not enter where checksums do: Spark gives equal files new names on each run.
     """

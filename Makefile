@@ -1,0 +1,51 @@
+# The project's commands; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench package clean
+
+# The interpreter that makes the environment; unset: the first of these names that is Python 3.11.
+PYTHON ?=
+pythons := $(or $(PYTHON),python3.11 /usr/local/bin/python3.11 /usr/bin/python3.11 python3)
+
+# Further arguments, as in: make test ARGS="-k kmeans"
+ARGS ?=
+in_env := source .venv/sparton-env &&
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: ## make or refresh the environment in .venv (Python 3.11, a C++ compiler; Java 17 or 21)
+	@for name in $(pythons); do \
+	python=$$(command -v "$$name") || continue; \
+	! "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || break; done; \
+	[ -n "$$python" ] || { echo "environment: no Python found (tried $(pythons)); install Python 3.11" \
+	"(Debian 12: apt-get install python3.11 python3.11-venv)" >&2; exit 1; }; \
+	"$$python" tools/setup_env.py
+
+demo: env ## from nothing to clustered jets and their report
+	@$(in_env) sparton run --config conf/jets_demo.yaml $(ARGS)
+
+# Style errors fail the run at its end, after the tests have spoken.
+test: env ## style checks, then every test (ARGS="..." goes to pytest)
+	@style=0; $(MAKE) --no-print-directory style || style=$$?; \
+	[ $$style = 0 ] || echo "style: FAILED (above); the tests run, and then this command fails" >&2; \
+	$(in_env) python -m pytest $(ARGS) || exit $$?; exit $$style
+
+lint: env style ## ruff and mypy
+
+.PHONY: style
+style:
+	@$(in_env) status=0; ruff check . || status=$$?; mypy || status=$$?; exit $$status
+
+bench: env ## every benchmark; tables are printed and kept in benchmarks/results/
+	@mkdir -p benchmarks/results; $(in_env) for script in benchmarks/[a-z]*.py; do \
+	[ -e "$$script" ] || { echo "no benchmarks"; break; }; \
+	python "$$script" $(ARGS) | tee "benchmarks/results/$$(basename "$$script" .py).txt"; done
+
+package: env ## the release: zip for spark-submit --py-files, and wheel, in dist/
+	@$(in_env) python tools/package.py
+
+clean: ## remove the environment, caches and builds of this clone; results in runs/ stay
+	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

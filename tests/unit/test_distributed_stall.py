@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import tensorflow as tf
+
+from sparton.distributed import stall
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "POLL_S", 0.01)
+
+
+def test_collectives_in_graphs_are_counted() -> None:
+    activity = stall.Activity()
+
+    @tf.function
+    def step(x: tf.Tensor) -> tf.Tensor:
+        for _ in tf.range(3):
+            x = activity.around(lambda value: value + 1, x)
+        return x
+
+    assert float(step(tf.constant(1.0))) == 4.0
+    assert float(activity.around(lambda value: value * 2, tf.constant(1.0))) == 2.0
+    assert activity.counts() == (4, 4)
+
+
+def test_a_collective_under_way_is_seen_from_another_thread() -> None:
+    activity = stall.Activity()
+    queue = tf.queue.FIFOQueue(1, [tf.float32])
+    waiting = tf.function(lambda x: activity.around(lambda value: value + queue.dequeue(), x))
+    thread = threading.Thread(target=waiting, args=(tf.constant(1.0),))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while activity.counts() != (1, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    queue.enqueue(1.0)
+    thread.join()
+    assert activity.counts() == (1, 1)
+
+
+class Recorder:
+    """The counts that a guard reads, and what it does."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = 0, 0
+        self.notes: list[str] = []
+        self.waited: list[float] = []
+        self.stopped = threading.Event()
+
+    def stop(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.stopped.set()
+
+    def guard(self, check_s: float, shutdown_s: float) -> None:
+        stall.Guard(lambda: (self.begun, self.ended), check_s, shutdown_s, self.notes.append, self.stop).start()
+
+
+def test_a_wait_is_told_and_ended() -> None:
+    recorder = Recorder()
+    recorder.begun = 1
+    started = time.monotonic()
+    recorder.guard(0.1, 0.4)
+    assert recorder.stopped.wait(10)
+    assert time.monotonic() - started >= 0.4
+    assert recorder.waited[0] > 0.4
+    assert recorder.notes == ["waiting"]
+
+
+def test_a_wait_that_ends_is_told_once_and_does_not_end_the_job() -> None:
+    recorder = Recorder()
+    recorder.begun = 1
+    recorder.guard(0.1, 1.0)
+    deadline = time.monotonic() + 10
+    while recorder.notes != ["waiting"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    recorder.ended = 1
+    assert not recorder.stopped.wait(1.3)
+    assert recorder.notes == ["waiting", "resumed"]
+
+
+def test_long_computations_and_many_quick_collectives_are_no_stalls() -> None:
+    computing, busy = Recorder(), Recorder()
+    computing.guard(0.05, 0.2)
+    busy.guard(0.05, 0.2)
+    deadline = time.monotonic() + 0.6
+    while time.monotonic() < deadline:
+        busy.ended, busy.begun = busy.begun, busy.begun + 1  # always inside one, never the same for long
+        time.sleep(0.005)
+    assert (computing.notes, busy.notes) == ([], [])
+    assert not computing.stopped.is_set()
+    assert not busy.stopped.is_set()
