@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparton.distributed.world import Connection
 from sparton.errors import TrainingError
 
-FINGERPRINT_BYTES = 8  # two of 10^4 variables that differ agree by accident with a probability below 10^-11
+FINGERPRINT_BYTES = 8  # variables that differ have equal fingerprints once in 2^64 cases
 
 
 def check(connection: Connection, variables: Mapping[str, Any] | Sequence[Any]) -> None:

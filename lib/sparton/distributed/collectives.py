@@ -32,7 +32,8 @@ class Collectives(ABC):
         Parameters
         ----------
         tensors
-            Float or integer tensors; shapes and types equal on all ranks. ``tf.IndexedSlices`` become dense.
+            Of type float16, float32, float64, int32 or int64 (Horovod cannot sum bfloat16); shapes and types equal on
+            all ranks. ``tf.IndexedSlices`` become dense.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 KMEANS_STARTS = 10
 REFINEMENTS = 20
-SCALINGS = 50
+SCALINGS = 300
 
 
 def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, alpha: float, balanced: bool) -> Array:

@@ -135,7 +135,8 @@ class GraphAttention(keras.layers.Layer):
         attention = self._attention(encoded, edges, graph.edge)
         mixed = ops.matmul(attention[:, None, :], edges)[:, 0]
         # A missing neighbour repeats the nearest one, which leaves the maximum alone; that of no neighbours is 0.
-        return ops.relu(mixed + self.bias), ops.max(edges, axis=1) * graph.edge[:, :1]
+        # The initial values let a batch without any particle pass, as a rank may have at the end of an epoch.
+        return ops.relu(mixed + self.bias), ops.max(edges, axis=1, initial=0.0) * graph.edge[:, :1]
 
     def _affine(
         self, encoded: Tensor, difference: Tensor, edge: Tensor, context: BatchContext | None
@@ -151,7 +152,7 @@ class GraphAttention(keras.layers.Layer):
         """Return the weights [M, k] of the neighbours; they sum to 1, or are all 0 where there is no neighbour."""
         scores = ops.matmul(encoded, self.node_score) + ops.matmul(edges, self.edge_score)[..., 0] + self.score_bias
         scores = ops.leaky_relu(scores, negative_slope=LEAK)
-        highest = ops.max(ops.where(edge > 0, scores, -1 / SMALL), axis=1, keepdims=True)
+        highest = ops.max(ops.where(edge > 0, scores, -1 / SMALL), axis=1, keepdims=True, initial=-1 / SMALL)
         weights = ops.exp(ops.minimum(scores - ops.stop_gradient(highest), 0)) * edge
         return weights / (ops.sum(weights, axis=1, keepdims=True) + SMALL)
 

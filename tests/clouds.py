@@ -1,0 +1,41 @@
+"""Small networks and random particle clouds for tests of the model."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparton.physics.features import FEATURE_NAMES
+from sparton.ucluster.model import UCluster
+from sparton.ucluster.settings import InputSpec, ModelSettings
+
+SLOTS = 12
+SMALL = ModelSettings(
+    n_clusters=3, embedding=2, neighbours=4, attention=(4, 6), first_block=(5, 7), second_block=(8,), head=(6,)
+)
+
+
+def inputs(slots: int = SLOTS) -> InputSpec:
+    """Return an input whose features have unequal means and deviations."""
+    return InputSpec(
+        feature_names=FEATURE_NAMES,
+        feature_mean=tuple(np.linspace(-1, 1, len(FEATURE_NAMES)).tolist()),
+        feature_std=tuple(np.linspace(0.5, 2, len(FEATURE_NAMES)).tolist()),
+        n_particles=slots,
+        mass_bin_edges=(0.0, 50.0, 100.0, 150.0),
+    )
+
+
+def network(slots: int = SLOTS, settings: ModelSettings = SMALL, seed: int = 3) -> UCluster:
+    """Return a small network with all its weights."""
+    model = UCluster(settings, inputs(slots), seed)
+    model.build()
+    return model
+
+
+def clouds(n_particles: list[int], slots: int = SLOTS, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return features [B, slots, 8], zero on padding, and the numbers of particles."""
+    counts = np.asarray(n_particles, np.int32)
+    features = np.random.default_rng(seed).normal(size=(len(counts), slots, len(FEATURE_NAMES))).astype(np.float32)
+    features[np.arange(slots)[None, :] >= counts[:, None]] = 0
+    return features, counts

@@ -1,0 +1,49 @@
+"""First centroids: k-means, evened out, in a fixed order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparton.errors import TrainingError
+from sparton.ucluster.clustering import balanced_assignments, first_centroids
+
+CENTRES = np.array([[-6.0, 0.0], [0.0, 6.0], [6.0, 0.0]])
+
+
+def blobs(sizes: list[int], seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(centre, 0.5, size=(n, 2)) for centre, n in zip(CENTRES, sizes, strict=True)])
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_separate_blobs_are_found_in_order(balanced: bool) -> None:
+    found = first_centroids(blobs([100, 100, 100]), 3, seed=1, alpha=2.0, balanced=balanced)
+    np.testing.assert_allclose(found, CENTRES, atol=0.2)
+
+
+def test_result_does_not_depend_on_the_seed_for_separate_blobs() -> None:
+    points = blobs([80, 100, 120])
+    results = [first_centroids(points, 3, seed=seed, alpha=2.0, balanced=True) for seed in range(3)]
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, atol=1e-6)
+
+
+def test_balanced_assignments_have_equal_columns_and_unit_rows() -> None:
+    points = np.random.default_rng(3).normal(size=(300, 2))
+    weights = balanced_assignments(points, np.array([[0.0, 0.0], [0.2, 0.0], [3.0, 3.0]]), alpha=2.0)
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_allclose(weights.sum(axis=0), 100, rtol=1e-3)
+
+
+def test_evening_out_splits_a_broad_cluster_rather_than_keep_a_tiny_one() -> None:
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(0, 1, size=(600, 1)), np.full((6, 1), 30.0) + rng.normal(0, 0.1, size=(6, 1))])
+    plain = first_centroids(points, 2, seed=0, alpha=2.0, balanced=False)
+    even = first_centroids(points, 2, seed=0, alpha=2.0, balanced=True)
+    assert plain[1, 0] > 20
+    assert even[1, 0] < 5
+
+
+def test_collapsed_embedding_is_named() -> None:
+    with pytest.raises(TrainingError, match="found 2 distinct embeddings in 20 jets.*collapsed"):
+        first_centroids(np.repeat([[0.0, 0.0], [1.0, 1.0]], 10, axis=0), 3, seed=0, alpha=1.0, balanced=True)

@@ -1,0 +1,120 @@
+"""The network: invariances, sizes, edge cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparton.ucluster.model import UCluster
+from sparton.ucluster.normalisation import BatchContext
+from sparton.ucluster.settings import InputSpec, ModelSettings
+from tests.clouds import SLOTS, clouds, inputs, network
+
+ALONE = BatchContext(lambda tensors: [tf.convert_to_tensor(tensor) for tensor in tensors], 0.9)
+MODEL = network()
+
+
+def embed(features: np.ndarray, counts: np.ndarray, model: UCluster = MODEL) -> np.ndarray:
+    return np.asarray(model(tf.constant(features), tf.constant(counts)).embedding)
+
+
+def test_number_of_weights_is_the_published_one_without_superfluous_biases() -> None:
+    """The published network has 186,201 weights and 9 centroid values.
+
+    Left out are biases in front of normalisations, which cancel, and in each attention layer the normalisations of the
+    two coefficients with one of their two biases.
+    """
+    model = UCluster(ModelSettings(), InputSpec(**inputs(100).model_dump() | {"mass_bin_edges": tuple(range(20))}))
+    model.build()
+    weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    cancelling = (64 + 128 + 256 + 256 + 3 + 256 + 128) + (16 + 128)
+    coefficients = 2 * (2 * 2 + 1)
+    assert weights == 186_201 + 9 - cancelling - coefficients
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, SLOTS), min_size=1, max_size=4), st.integers(0, 1000))
+def test_embedding_does_not_depend_on_the_order_of_constituents(counts: list[int], seed: int) -> None:
+    features, n_particles = clouds(counts, seed=seed)
+    shuffled = features.copy()
+    rng = np.random.default_rng(seed)
+    for jet, count in enumerate(counts):
+        shuffled[jet, :count] = features[jet, rng.permutation(count)]
+    np.testing.assert_allclose(embed(shuffled, n_particles), embed(features, n_particles), atol=1e-5)
+
+
+def test_embedding_does_not_depend_on_padding() -> None:
+    features, counts = clouds([SLOTS, 5, 1, 0])
+    expected = embed(features, counts)
+    filled = features.copy()
+    filled[np.arange(SLOTS)[None, :] >= counts[:, None]] = 1e3
+    np.testing.assert_allclose(embed(filled, counts), expected, atol=1e-6)
+    wider = network(slots=SLOTS + 9)
+    wider.set_weights(MODEL.get_weights())
+    padded = np.concatenate([features, np.full((4, 9, 8), -7, np.float32)], axis=1)
+    np.testing.assert_allclose(embed(padded, counts, wider), expected, atol=1e-5)
+
+
+def test_each_jet_is_embedded_by_itself() -> None:
+    features, counts = clouds([7, 5, 3, 12])
+    together = embed(features, counts)
+    alone = np.concatenate([embed(features[i : i + 1], counts[i : i + 1]) for i in range(4)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_graph_in_angles_is_periodic() -> None:
+    """Shifting all phirel by a full turn leaves neighbours alone; the inputs differ, so compare the graphs."""
+    from sparton.ucluster.graph import angular_distance, nearest, pack
+
+    features, counts = clouds([SLOTS, 6])
+    packing = pack(counts, SLOTS)
+    first = nearest(angular_distance(features[..., 0], features[..., 1]), packing, 4)
+    turned = features[..., 1] + np.float32(2 * math.pi) * np.sign(features[..., 1])
+    second = nearest(angular_distance(features[..., 0], turned), packing, 4)
+    np.testing.assert_array_equal(first.neighbour, second.neighbour)
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 1, 1], [2, 1, 0], [0, 0], [SLOTS, 1]])
+def test_gradients_are_finite_for_tiny_jets(counts: list[int]) -> None:
+    model = network()
+    features, n_particles = clouds(counts)
+    weight = (n_particles > 0).astype(np.float32)
+    with tf.GradientTape() as tape:
+        outputs = model(tf.constant(features), tf.constant(n_particles), weight=tf.constant(weight), context=ALONE)
+        loss = tf.reduce_sum(outputs.logits**2) + tf.reduce_sum(outputs.embedding)
+    variables = [variable.value for variable in model.trainable_variables]
+    for gradient in tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO):
+        assert np.isfinite(tf.convert_to_tensor(gradient)).all()
+
+
+def test_embedding_has_unit_variance_in_training() -> None:
+    features, counts = clouds([SLOTS] * 200)
+    outputs = network()(tf.constant(features), tf.constant(counts), context=ALONE)
+    np.testing.assert_allclose(np.asarray(outputs.embedding).std(axis=0), 1, atol=0.02)
+
+
+def test_jets_of_weight_zero_change_nothing() -> None:
+    features, counts = clouds([8, 5, 12, 3])
+    weight = np.array([1, 1, 0, 0], np.float32)
+    first, second = network(), network()
+    part = first(tf.constant(features[:2]), tf.constant(counts[:2]), context=ALONE)
+    whole = second(tf.constant(features), tf.constant(counts), weight=tf.constant(weight), context=ALONE)
+    np.testing.assert_allclose(whole.embedding[:2], part.embedding, atol=1e-6)
+    for one, other in zip(first.variables, second.variables, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_equal_seeds_give_equal_networks() -> None:
+    one, same, other = network(seed=1), network(seed=1), network(seed=2)
+    pairs = list(zip(one.trainable_variables, same.trainable_variables, strict=True))
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    assert any(not np.array_equal(a, b) for a, b in zip(one.variables, other.variables, strict=True))
+
+
+def test_configuration_round_trip() -> None:
+    assert UCluster.from_config(MODEL.get_config()).get_config() == MODEL.get_config()
