@@ -35,13 +35,14 @@ def test_balanced_assignments_have_equal_columns_and_unit_rows() -> None:
     np.testing.assert_allclose(weights.sum(axis=0), 100, rtol=1e-3)
 
 
-def test_evening_out_splits_a_broad_cluster_rather_than_keep_a_tiny_one() -> None:
+def test_evening_out_takes_a_share_of_the_broad_cluster_to_the_small_one() -> None:
     rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal(0, 1, size=(600, 1)), np.full((6, 1), 30.0) + rng.normal(0, 0.1, size=(6, 1))])
-    plain = first_centroids(points, 2, seed=0, alpha=2.0, balanced=False)
-    even = first_centroids(points, 2, seed=0, alpha=2.0, balanced=True)
-    assert plain[1, 0] > 20
-    assert even[1, 0] < 5
+    points = np.concatenate([rng.normal(0, 1, size=(900, 1)), rng.normal(6, 0.3, size=(100, 1))])
+    plain = first_centroids(points, 2, seed=0, alpha=1.0, balanced=False)
+    even = first_centroids(points, 2, seed=0, alpha=1.0, balanced=True)
+    np.testing.assert_allclose(plain[:, 0], [0, 6], atol=0.1)
+    assert even[0, 0] < -0.4
+    assert even[1, 0] < 3
 
 
 def test_collapsed_embedding_is_named() -> None:

@@ -51,7 +51,8 @@ class UCluster(keras.Model):
     """
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # A fixed name: Keras would number the networks of a process, and checkpoints name variables by their paths.
+        super().__init__(**{"name": "ucluster", **kwargs})
         self.settings = settings
         self.inputs_spec = inputs
         self.seed = seed

@@ -51,7 +51,7 @@ class TrainStep:
 
     def __init__(self, connection: Connection, model: UCluster, settings: TrainSettings) -> None:
         self.model = model
-        self.optimiser = keras.optimizers.Adam(learning_rate=settings.learning_rate)
+        self.optimiser = keras.optimizers.Adam(learning_rate=settings.learning_rate, name="adam")
         self.optimiser.build(model.trainable_variables)
         self._connection = connection
         self._settings = settings

@@ -1,0 +1,160 @@
+"""Training end to end in one process: it learns, resumes bit by bit, agrees with itself on several ranks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from sparton import storage
+from sparton.data.prepare import PrepareSettings, write_training_set
+from sparton.distributed import checkpoint
+from sparton.distributed.simulate import simulate
+from sparton.distributed.world import Connection
+from sparton.errors import TrainingError
+from sparton.ucluster import bundle
+from sparton.ucluster.settings import ModelSettings, TrainSettings
+from sparton.ucluster.train import Trainer, TrainingSummary, train
+from tests.clouds import SMALL
+from tests.synthetic import jets_table
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JETS = 700
+TRAINING = TrainSettings(batch_size=64, pretrain_epochs=2, joint_epochs=2, learning_rate=3e-3, centroid_rows=200)
+
+
+@pytest.fixture(scope="module")
+def training_set(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("set")
+    jets = spark.createDataFrame(jets_table(JETS).to_pandas())
+    settings = PrepareSettings.model_validate(
+        {"mass_window": None, "features": {"n_particles": 16}, "rows_per_shard": 100, "seed": 3}
+    )
+    write_training_set(spark, jets, settings, str(folder / "set"))
+    return str(folder / "set")
+
+
+def run(
+    training_set: str, folder: Path, training: TrainSettings = TRAINING, connection: Connection | None = None
+) -> TrainingSummary:
+    arguments = (str(folder / "checkpoints"), str(folder / "bundle"), SMALL, training)
+    return train(connection or Connection.local(), training_set, *arguments)
+
+
+def weights(folder: Path) -> list[np.ndarray]:
+    return [np.array(variable) for variable in bundle.load(str(folder / "bundle")).model.variables]
+
+
+def test_training_learns_and_leaves_bundle_curve_and_checkpoints(training_set: str, tmp_path: Path) -> None:
+    summary = run(training_set, tmp_path)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "bundle" / "training_curve.csv").read_text())))
+    assert [row["phase"] for row in rows] == ["pretrain", "pretrain", "joint", "joint"]
+    assert float(rows[-1]["train_focal"]) < float(rows[0]["train_focal"])
+    assert rows[0]["alpha"] == ""
+    assert float(rows[2]["alpha"]) == TRAINING.alpha_start
+    assert float(rows[3]["alpha"]) == TRAINING.alpha_end
+    assert 0 < float(rows[-1]["smallest_cluster"]) <= 1 / 3
+    assert summary.epochs == 4
+    assert summary.steps == int(rows[-1]["step"])
+    assert len(checkpoint.steps(str(tmp_path / "checkpoints"))) == TRAINING.checkpoints_kept
+    centroids = bundle.load(str(tmp_path / "bundle")).centroids
+    assert len(np.unique(centroids.round(4), axis=0)) == SMALL.n_clusters
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3])
+def test_resumed_training_ends_with_the_same_bits(
+    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
+    run(training_set, tmp_path / "whole")
+    original = Trainer._epoch
+
+    def killed(trainer: Trainer, epoch: int) -> None:
+        if epoch == finished:
+            raise KeyboardInterrupt
+        original(trainer, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(training_set, tmp_path / "parts")
+    assert not (tmp_path / "parts" / "bundle").exists()
+    run(training_set, tmp_path / "parts")
+    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_equal_seeds_give_equal_models_and_others_do_not(training_set: str, tmp_path: Path) -> None:
+    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1})
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        run(training_set, tmp_path / name, short.model_copy(update={"seed": seed}))
+    first, same, other = (weights(tmp_path / name) for name in "abc")
+    assert all(np.array_equal(x, y) for x, y in zip(first, same, strict=True))
+    assert any(not np.array_equal(x, y) for x, y in zip(first, other, strict=True))
+
+
+def test_first_centroids_do_not_depend_on_the_number_of_ranks(training_set: str, tmp_path: Path) -> None:
+    def place(connection: Connection) -> np.ndarray:
+        trainer = Trainer(connection, training_set, str(tmp_path / "none"), SMALL, TRAINING)
+        connection.collectives.broadcast(trainer.step.variables)
+        trainer._place_centroids()
+        return np.array(trainer.model.centroids)
+
+    alone = place(Connection.local())
+    for centroids in simulate(3, place):
+        np.testing.assert_allclose(centroids, alone, atol=1e-4)
+
+
+def test_ranks_train_one_model(training_set: str, tmp_path: Path) -> None:
+    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1, "batch_size": 40})
+    summaries = simulate(2, lambda connection: run(training_set, tmp_path, short, connection))
+    assert summaries[0].steps == summaries[1].steps
+    assert summaries[0].last["val_focal"] == pytest.approx(summaries[1].last["val_focal"])
+    assert all(np.isfinite(variable).all() for variable in weights(tmp_path))
+
+
+def test_checkpoint_of_other_settings_is_refused(training_set: str, tmp_path: Path) -> None:
+    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 0})
+    run(training_set, tmp_path, short)
+    with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
+        run(training_set, tmp_path, short.model_copy(update={"beta": 0.7}))
+
+
+def test_infinite_loss_names_the_step_and_the_way_out(training_set: str, tmp_path: Path) -> None:
+    wild = TRAINING.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch 1, step \d+; there is no checkpoint yet"):
+        run(training_set, tmp_path, wild)
+    assert not storage.exists(str(tmp_path / "bundle"))
+
+
+def test_labels_are_never_read(training_set: str, tmp_path: Path) -> None:
+    """The same set without its label column trains to the same bits."""
+    import shutil
+
+    import pyarrow.parquet as pq
+
+    copy = tmp_path / "set"
+    shutil.copytree(training_set, copy)
+    manifest = storage.read_json(str(copy / "_manifest.json"))
+    for shards in manifest["splits"].values():
+        for shard in shards:
+            path = copy / shard["path"]
+            table = pq.read_table(path, partitioning=None)
+            pq.write_table(table.drop_columns(["label"]), path)
+            shard["bytes"] = path.stat().st_size
+    storage.write_json(str(copy / "_manifest.json"), manifest)
+    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1})
+    run(training_set, tmp_path / "with", short)
+    run(str(copy), tmp_path / "without", short)
+    for one, other in zip(weights(tmp_path / "with"), weights(tmp_path / "without"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_unknown_model_setting_is_refused() -> None:
+    with pytest.raises(ValueError, match="Extra inputs"):
+        ModelSettings.model_validate({"clusters": 3})
