@@ -46,5 +46,5 @@ def test_evening_out_takes_a_share_of_the_broad_cluster_to_the_small_one() -> No
 
 
 def test_collapsed_embedding_is_named() -> None:
-    with pytest.raises(TrainingError, match="found 2 distinct embeddings in 20 jets.*collapsed"):
+    with pytest.raises(TrainingError, match=r"found 2 distinct embeddings in 20 jets.*collapsed"):
         first_centroids(np.repeat([[0.0, 0.0], [1.0, 1.0]], 10, axis=0), 3, seed=0, alpha=1.0, balanced=True)

@@ -78,7 +78,8 @@ def test_attention_equals_the_edge_by_edge_reference() -> None:
     layer = GraphAttention(5, seed=1)
     layer.build((None, 3))
     for variable in layer.weights:
-        variable.assign(np.abs(RNG.normal(size=variable.shape)) if "variance" in variable.name else RNG.normal(size=variable.shape))
+        value = RNG.normal(size=variable.shape)
+        variable.assign(np.abs(value) if "variance" in variable.name else value)
     x = RNG.normal(size=(6, 3)).astype(np.float32)
     neighbour = np.array([[1, 2], [0, 2], [0, 1], [4, 4], [3, 3], [5, 5]], np.int32)
     edge = np.array([[1, 1], [1, 1], [1, 1], [1, 0], [1, 0], [0, 0]], np.float32)
