@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import config_reference
-
 from sparton.config import load_config
 from sparton.pipeline import PipelineSettings
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparton import __version__, errors, storage
+from sparton import __version__, storage
 from sparton.config import Config, fingerprint
-from sparton.errors import DataError, SpartonError, UsageError
+from sparton.data.executors import executor_errors
+from sparton.errors import DataError, UsageError
 
 RECORD = "_stage.json"
 CHECKSUM_THREADS = 8
-TASK_ERROR = re.compile(r"sparton\.errors\.(?P<kind>[A-Z]\w+): (?P<message>.*)")
 
 logger = logging.getLogger(__name__)
 
@@ -141,27 +140,13 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
     with _run_folder(call) as run_folder, storage.publish(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
-        with executor_errors():
+        with executor_errors(call.stage):
             summary = body(staging)
         storage.write_json(storage.join(staging, RECORD), _record(call, staging, summary).model_dump(mode="json"))
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
     seconds = time.perf_counter() - started
     logger.info("%s: done in %.1f s", call.stage, seconds)
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
-
-
-@contextlib.contextmanager
-def executor_errors() -> Iterator[None]:
-    """Raise an error of this package that ended a Spark task as itself, without the traces of Java and Python."""
-    try:
-        yield
-    except SpartonError:
-        raise
-    except Exception as error:
-        found = TASK_ERROR.search(str(error))
-        if found is None:
-            raise
-        raise getattr(errors, found["kind"])(found["message"].strip()) from error
 
 
 def read_record(folder: str) -> StageRecord | None:
