@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 from scipy.special import logsumexp
 from sklearn.cluster import KMeans
 
@@ -14,6 +15,7 @@ Array = NDArray[np.float64]
 KMEANS_STARTS = 10
 REFINEMENTS = 20
 SCALINGS = 300
+DOUBLINGS = 8
 
 
 def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, alpha: float, balanced: bool) -> Array:
@@ -28,7 +30,7 @@ def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, 
     seed
         Seed of k-means.
     alpha
-        Inverse temperature of the soft assignments that even the clusters out.
+        Inverse temperature of the soft assignments that even the clusters out; raised where they would merge.
     balanced
         Whether to even out; False leaves the result of k-means.
 
@@ -46,8 +48,21 @@ def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, 
         )
     centroids = KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=seed).fit(points).cluster_centers_
     if balanced:
-        centroids = balance_centroids(points, centroids, alpha)
+        centroids = _separate(points, centroids, alpha)
     return np.asarray(centroids[np.argsort(centroids[:, 0], kind="stable")], np.float64)
+
+
+def _separate(points: Array, centroids: Array, alpha: float) -> Array:
+    """Even out at ``alpha``, or at the first doubling of it at which no two centroids merge.
+
+    Soft assignments blur over a width of ``1 / sqrt(2 alpha)``; clusters that lie closer than that become one.
+    """
+    for _ in range(DOUBLINGS):
+        found = balance_centroids(points, centroids, alpha)
+        if pdist(found).min() > 1 / np.sqrt(2 * alpha):
+            return found
+        alpha *= 2
+    return centroids
 
 
 def balance_centroids(points: Array, centroids: Array, alpha: float) -> Array:

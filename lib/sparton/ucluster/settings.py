@@ -155,8 +155,8 @@ class TrainSettings(Config):
     focal_scale: Positive = 10.0
     beta: NonNegative = 0.1
     balance: NonNegative = 1.0
-    alpha_start: Positive = 2.0
-    alpha_end: Positive = 8.0
+    alpha_start: Positive = 10.0
+    alpha_end: Positive = 40.0
     momentum_max: float = Field(default=0.99, ge=0, lt=1)
     centroid_rows: int = Field(default=100_000, ge=1)
     seed: int = Field(default=1, ge=0)
