@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
@@ -58,7 +59,7 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
         yield from _section(path, part)
 
 
-def _is_section(annotation: object) -> bool:
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -69,12 +70,16 @@ def _short(value: object) -> str:
 
 
 def _summary(model: type[BaseModel]) -> str:
-    return " ".join(inspect.getdoc(model).split("\n\n")[0].split())
+    return " ".join(_text(model).split("\n\n")[0].split())
+
+
+def _text(model: type[BaseModel]) -> str:
+    return inspect.getdoc(model) or ""
 
 
 def _keys(model: type[BaseModel]) -> dict[str, str]:
     """Return the description of each documented attribute; one text may stand for several names."""
-    text = inspect.getdoc(model)
+    text = _text(model)
     found = SECTION.search(text)
     if found is None:
         return dict.fromkeys(model.model_fields, _summary(model))

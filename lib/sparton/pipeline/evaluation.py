@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import logging
-import platform
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from sparton import __version__, storage
+from sparton import storage
 from sparton.config import Config
 from sparton.errors import DataError
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.versions import installed_versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
 
 PROFILED = {"jet_mass": "jet_mass", "n_constituents": "n_particles"}
 """Columns of the cluster profiles, by the name in the report."""
-
-VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "pyspark", "petastorm", "pyarrow", "numpy")
-
-logger = logging.getLogger(__name__)
 
 
 class EvaluateSettings(Config):
@@ -252,21 +246,11 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
     provenance = Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seed=settings.evaluate.seed,
-        versions=_versions(),
+        versions=installed_versions(),
         inputs=call.input_fingerprints(),
         config=settings.to_yaml(),
     )
     return ReportContent("Jet clusters", metrics, figures, provenance)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"sparton": __version__, "python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            logger.debug("%s is not installed", package)
-    return versions
 
 
 def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:

@@ -11,14 +11,12 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from sparton import __version__
 from sparton.config import fingerprint
 from sparton.data.batches import batches, data_errors
 from sparton.data.manifest import read_manifest
@@ -35,10 +33,10 @@ from sparton.ucluster.model import UCluster
 from sparton.ucluster.monitor import Monitor, Observation
 from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
 from sparton.ucluster.step import Losses, Schedule, TrainStep
+from sparton.versions import installed_versions
 
 PRETRAIN, JOINT = "pretrain", "joint"
 COLUMNS = ("features", "n_particles", "target")
-VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "horovod")
 
 logger = logging.getLogger(__name__)
 
@@ -266,7 +264,7 @@ class Trainer:
             centroids=tuple(map(tuple, self.model.centroids.numpy().tolist())),
             training=self.settings.model_dump(mode="json")
             | {"workers": self.connection.world.size, "jets": self.manifest.rows(TRAIN)},
-            versions=_versions(),
+            versions=installed_versions(),
         )
         bundle.save(folder, self.model, description, self.rows[-1].to_json(), to_csv(self.rows))
 
@@ -325,13 +323,3 @@ def _line(row: CurveRow, epochs: int) -> str:
     )
     figures = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
     return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"sparton": __version__}
-    for package in VERSIONED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            logger.debug("%s is not installed", package)
-    return versions
