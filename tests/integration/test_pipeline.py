@@ -33,6 +33,10 @@ SMALL = [
     "train.joint_epochs=1",
     "train.batch_size=64",
     "model.n_clusters=2",
+    "model.attention=[4, 8]",
+    "model.first_block=[16, 16]",
+    "model.second_block=[16]",
+    "model.head=[16]",
 ]
 
 
