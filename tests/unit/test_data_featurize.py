@@ -129,6 +129,8 @@ def test_training_rows_hold_the_features_bit_by_bit() -> None:
     assert batch.schema == TRAINING_ARROW
     assert batch.column("jet_id").to_pylist() == list(range(100, 125))
     assert batch.column("n_particles").to_pylist() == n_real.tolist()
+    assert batch.column("n_constituents").to_pylist() == np.diff(rows.jets.offsets).tolist()
+    assert max(np.diff(rows.jets.offsets)) > max(n_real) == 20
     assert batch.column("label").to_pylist() == rows.label.to_pylist()
     for index in range(25):
         content = batch.column("features")[index].as_py()

@@ -120,14 +120,27 @@ def test_multiplicity_bins_are_centred_on_whole_numbers() -> None:
     assert histograms.multiplicity_by_cluster([7, 7], [0, 0], style.make_groups(1)).axes
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 8])
+def test_one_dimensional_embedding_is_a_histogram_with_centroids_on_its_axis(
+    jets: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    _, cluster, label = jets
+    embedding = np.array([-1.2, 0.1, 1.1])[cluster] + np.random.default_rng(5).normal(0, 0.1, len(cluster))
+    axes = histograms.embedding_by_cluster(embedding, [-1.2, 0.1, 1.1], cluster, GROUPS, label).axes[0]
+    filled = [patch for patch in steps(axes) if patch.get_fill()]
+    assert sum(patch.get_data().values.sum() for patch in filled) >= 0.99 * len(cluster)
+    crosses = [line for line in axes.lines if line.get_marker() == "X"]
+    assert [float(line.get_xdata()[0]) for line in crosses] == [-1.2, 0.1, 1.1]
+    assert [to_hex(line.get_color()) for line in crosses] == [group.colour for group in GROUPS.clusters]
+
+
+@pytest.mark.parametrize("dimensions", [2, 8])
 def test_projection_keeps_the_leading_variance_and_moves_centroids_along(dimensions: int) -> None:
     rng = np.random.default_rng(dimensions)
     points = rng.normal(0, np.arange(1, dimensions + 1), (500, dimensions)) + 7.0
     projection = figures.project(points, points[:4])
     np.testing.assert_allclose(projection.centroids, projection.points[:4])
     np.testing.assert_allclose(projection.points.mean(axis=0), 0.0, atol=1e-9)
-    values = np.sort(np.linalg.eigvalsh(np.atleast_2d(np.cov(points.T, bias=True))))[::-1]
+    values = np.sort(np.linalg.eigvalsh(np.cov(points.T, bias=True)))[::-1]
     np.testing.assert_allclose(projection.points.var(axis=0)[:dimensions], values[:2])
     np.testing.assert_allclose(projection.explained[:dimensions], values[:2] / values.sum())
 

@@ -142,6 +142,15 @@ def test_page_without_labels_shows_only_what_needs_none() -> None:
     assert "split 900 jets without labels into 3 clusters" in text.replace(page._THIN, " ")
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_one_dimensional_embedding_has_one_figure(labelled: bool) -> None:
+    jets, metrics = evaluation(labelled)
+    flat = replace(jets, embedding=jets.embedding[:, :1], centroids=jets.centroids[:, :1])
+    drawn = [figure for figure in gallery(flat, metrics) if figure.name.startswith("embedding")]
+    assert [figure.name for figure in drawn] == ["embedding"]
+    assert ("true classes" in drawn[0].caption) is labelled
+
+
 def test_empty_cluster_and_unmatched_cluster_are_shown_as_dashes() -> None:
     jets, metrics = evaluation(labelled=True)
     labels = describe_labels(contingency(jets.cluster, jets.label, 4, 3), ("W", "Z", "t"))  # type: ignore[arg-type]

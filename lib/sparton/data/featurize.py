@@ -94,6 +94,7 @@ def training_batch(rows: JetRows, spec: FeatureSpec) -> pa.RecordBatch:
         pa.array(rows.jet_id),
         encode_features(features),
         pa.array(n_real),
+        pa.array(rows.jets.n_constituents),
         pa.array(mass_bins(rows.jets.jet_mass, spec.mass_bin_edges)),
         pa.array(rows.jets.jet_mass),
         rows.label,

@@ -39,12 +39,15 @@ TRAINING_ARROW = pa.schema(
         pa.field("jet_id", pa.int64(), nullable=False),
         pa.field("features", pa.binary()),
         pa.field("n_particles", pa.int16()),
+        pa.field("n_constituents", pa.int32()),
         pa.field("target", pa.int32()),
         pa.field("jet_mass", pa.float32()),
         pa.field("label", pa.string()),
     ]
 )
-"""One row a jet; ``features`` is little-endian float32 [n_particles slots, n_features], zero on padding."""
+"""One row a jet; ``features`` is little-endian float32 [n_particles slots, n_features], zero on padding.
+
+``n_particles`` counts the particles in the tensor, ``n_constituents`` those of the jet, which may be more."""
 
 ASSIGNMENTS_ARROW = pa.schema(
     [

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sparton.report.metrics import LabelMetrics
     from sparton.report.profiles import GroupMoments
 
-PROFILED = {"jet_mass": "jet_mass", "n_constituents": "n_particles"}
-"""Columns of the cluster profiles, by the name in the report."""
+PROFILED = ("jet_mass", "n_constituents")
+"""Columns of the training set that the cluster profiles describe."""
 
 
 class EvaluateSettings(Config):
@@ -140,8 +140,8 @@ def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
     assignments = spark.read.parquet(storage.spark_url(inputs["assignments"]))
     require_columns(assignments.columns, ASSIGNMENTS_ARROW.names, inputs["assignments"])
     jets = spark.read.parquet(storage.spark_url(inputs["set"]))
-    require_columns(jets.columns, ("split", "label", *PROFILED.values()), inputs["set"])
-    columns = ("jet_id", "label", *PROFILED.values())
+    require_columns(jets.columns, ("split", "label", *PROFILED), inputs["set"])
+    columns = ("jet_id", "label", *PROFILED)
     return jets.where(F.col("split") == split).select(*columns).join(assignments, "jet_id")
 
 
@@ -159,11 +159,11 @@ def _tally(joined: DataFrame, n_clusters: int) -> Tally:
         )
     aggregates = [
         expression
-        for name, column in PROFILED.items()
+        for name in PROFILED
         for expression in (
-            F.sum(F.col(column).cast("double")).alias(f"{name}_total"),
-            F.sum(F.col(column).cast("double") ** 2).alias(f"{name}_squares"),
-            F.percentile_approx(F.col(column).cast("double"), 0.5).alias(f"{name}_median"),
+            F.sum(F.col(name).cast("double")).alias(f"{name}_total"),
+            F.sum(F.col(name).cast("double") ** 2).alias(f"{name}_squares"),
+            F.percentile_approx(F.col(name).cast("double"), 0.5).alias(f"{name}_median"),
         )
     ]
     found = joined.groupBy("cluster").agg(F.count("*").alias("size"), *aggregates).toPandas().set_index("cluster")
@@ -224,7 +224,7 @@ def _measure(
         baselines=mass_baselines(mass, len(centroids), settings.seed, codes, n_classes),
         labels=labels,
     )
-    jets = JetSample(mass, drawn["n_particles"].to_numpy(np.int64), cluster, embedding, centroids, codes)
+    jets = JetSample(mass, drawn["n_constituents"].to_numpy(np.int64), cluster, embedding, centroids, codes)
     return metrics, jets
 
 

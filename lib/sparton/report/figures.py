@@ -51,15 +51,14 @@ class Projection:
 def project(embedding: npt.ArrayLike, centroids: npt.ArrayLike) -> Projection:
     """Project embeddings [n, D] and centroids [K, D] on the two leading principal components of the embeddings.
 
-    Signs are fixed so that the largest loading of each component is positive. With D = 1 the second axis is zero.
+    Signs are fixed so that the largest loading of each component is positive. D is at least 2.
     """
     points, centres = np.asarray(embedding, dtype=np.float64), np.asarray(centroids, dtype=np.float64)
     mean = points.mean(axis=0)
-    variance, vectors = np.linalg.eigh(np.atleast_2d(np.cov(points, rowvar=False, bias=True)))
+    variance, vectors = np.linalg.eigh(np.cov(points, rowvar=False, bias=True))
     axes = vectors[:, ::-1][:, :2]
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    axes = np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
-    shares = np.pad(np.clip(variance[::-1], 0, None) / max(variance.clip(0).sum(), 1e-300), (0, 1))
+    shares = np.clip(variance[::-1], 0, None) / max(variance.clip(0).sum(), 1e-300)
     return Projection((points - mean) @ axes, (centres - mean) @ axes, (float(shares[0]), float(shares[1])))
 
 

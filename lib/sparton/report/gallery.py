@@ -101,6 +101,18 @@ def _distributions(jets: JetSample, metrics: EvaluationMetrics, groups: Groups) 
 
 
 def _embedding(jets: JetSample, groups: Groups, seed: int) -> Iterator[ReportFigure]:
+    if jets.embedding.shape[1] == 1:
+        lines = "" if jets.label is None else " Lines: the true classes, which the network never saw."
+        yield ReportFigure(
+            "embedding",
+            "Embedding, by cluster",
+            "Where the network puts the jets on its one axis; the colour is the nearest centroid (crosses). Separate "
+            f"peaks mean clusters that the network finds by itself.{lines}",
+            histograms.embedding_by_cluster(
+                jets.embedding[:, 0], jets.centroids[:, 0], jets.cluster, groups, jets.label
+            ),
+        )
+        return
     projection = figures.project(jets.embedding, jets.centroids)
     rows = sample(len(jets.cluster), SCATTER_ROWS, seed)
     drawn = figures.Projection(projection.points[rows], projection.centroids, projection.explained)

@@ -1,8 +1,9 @@
-"""Histograms of the jet mass and the multiplicity by cluster and class, with the baselines' cuts."""
+"""Histograms of the jet mass, the multiplicity and a 1-d embedding by cluster and class, with the baselines' cuts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mplhep
 import numpy as np
@@ -59,6 +60,26 @@ def multiplicity_by_cluster(
     width = edges[1] - edges[0]
     axes.set_xlabel("constituents in the jet")
     axes.set_ylabel("jets" if width == 1 else f"jets / {width:g} constituents")
+    return figure
+
+
+@styled
+def embedding_by_cluster(
+    embedding: npt.ArrayLike,
+    centroids: npt.ArrayLike,
+    cluster: npt.ArrayLike,
+    groups: Groups,
+    label: npt.ArrayLike | None = None,
+) -> Figure:
+    """Draw a 1-d embedding [n] by cluster [n] and, as outlines, by true class [n], with its centroids [K]."""
+    values = np.asarray(embedding, dtype=np.float64)
+    figure, (axes,) = new_figure()
+    _draw_groups(axes, values, _bin_edges(values), cluster, groups, label)
+    for centre, group in zip(np.asarray(centroids, dtype=np.float64), groups.clusters, strict=True):
+        place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
+        axes.plot(centre, 0, marker="X", markersize=12, color=group.colour, markeredgecolor=INK, **place)
+    axes.set_xlabel("embedding")
+    axes.set_ylabel("jets")
     return figure
 
 
@@ -126,7 +147,7 @@ def _bin_edges(values: FloatArray, whole: bool = False) -> FloatArray:
     The number of bins grows as the cube root of the number of values.
     """
     low, high = np.percentile(values, [_TAIL, 100 - _TAIL]) if len(values) else (0.0, 1.0)
-    span = max(float(high - low), 1.0)
+    span = max(float(high - low), 1.0 if whole else 1e-6)
     steps = [1, 2, 5] if whole else [1, 2, 2.5, 4, 5]
     widths = np.ravel(np.geomspace(1.0 if whole else 1e-3, 1e9, 10 if whole else 13)[:, None] * steps)
     bins = np.clip(5 * np.cbrt(len(values)), 20, _MAX_BINS)
