@@ -53,7 +53,9 @@ def hls4ml_arrays(jets: Jets, label: NDArray[Any], particles: int = 100) -> dict
     }
 
 
-def write_hls4ml(path: Path, jets: Jets, label: NDArray[Any], particles: int = 100, images: int = 4, **storage: Any) -> None:
+def write_hls4ml(
+    path: Path, jets: Jets, label: NDArray[Any], particles: int = 100, images: int = 4, **storage: Any
+) -> None:
     """Write an HLS4ML file; ``storage`` goes to the large arrays (chunks, compression)."""
     with h5py.File(path, "w") as file:
         for name, values in hls4ml_arrays(jets, label, particles).items():

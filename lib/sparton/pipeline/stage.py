@@ -18,6 +18,7 @@ from typing import Any
 from sparton import __version__, storage
 from sparton.config import Config, fingerprint
 from sparton.data.executors import executor_errors
+from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.errors import DataError, UsageError
 
 RECORD = "_stage.json"
@@ -140,7 +141,7 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
     with _run_folder(call) as run_folder, storage.publish(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
-        with executor_errors(call.stage):
+        with _kept_quarantine(staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
         storage.write_json(storage.join(staging, RECORD), _record(call, staging, summary).model_dump(mode="json"))
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
@@ -269,6 +270,20 @@ def _run_folder(call: StageCall) -> Iterator[str]:
             raise
         finally:
             package.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _kept_quarantine(staging: str, run_folder: str) -> Iterator[None]:
+    """Copy the quarantine of a stage that fails into the run folder, so that the user sees what was rejected."""
+    try:
+        yield
+    except DataError as error:
+        found = storage.join(staging, QUARANTINE)
+        if not storage.is_folder(found) or not storage.list_files(found):
+            raise
+        target = storage.join(run_folder, QUARANTINE)
+        storage.copy_folder(found, target)
+        raise DataError(f"{error}. What was rejected is listed in {target}") from error
 
 
 def _section_yaml(key: str, section: Config) -> str:

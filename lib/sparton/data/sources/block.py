@@ -34,9 +34,6 @@ FILE_REASONS = (
 )
 """Why a whole file is rejected."""
 
-PASSING = (ConnectionError, TimeoutError)
-"""What says nothing about a file: the task fails, and Spark tries it again."""
-
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 
@@ -106,6 +103,13 @@ class Source(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     errors: ClassVar[tuple[type[Exception], ...]]
     """What the format's library raises on a bad file."""
+    several: ClassVar[bool] = False
+    """Whether a row of a file may hold several jets."""
+
+    @property
+    def gives_ids(self) -> bool:
+        """Whether the files may give identifiers of their own, which then may repeat."""
+        return False
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
@@ -163,16 +167,21 @@ def read_blocks(source: Source, path: str, start: int, stop: int) -> Iterator[Je
 
 @contextlib.contextmanager
 def bad_file(errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what a library raises on a bad file into :class:`BadFileError`; failures of network and machine pass."""
+    """Turn what a library raises on a bad file into :class:`BadFileError`.
+
+    Failures of the network or the machine say nothing about a file: the task fails, and Spark tries it again.
+    """
     try:
         yield
-    except PASSING:
+    except (BadFileError, ConnectionError, TimeoutError):
         raise
     except PermissionError as error:
         raise BadFileError("permission_denied", _line(error)) from error
     except FileNotFoundError as error:
         raise BadFileError("missing_file", _line(error)) from error
-    except (OSError, *errors) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, *errors)):
+            raise
         if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
             raise
         text = _line(error)

@@ -29,7 +29,9 @@ def open_hdf5(path: str) -> Iterator[Any]:
         import h5py
         import hdf5plugin  # noqa: F401  # registers the filters
     except ImportError as error:
-        raise SpartonError(f"{path}: reading HDF5 needs h5py and hdf5plugin ({error}); install sparton[formats]") from None
+        raise SpartonError(
+            f"{path}: reading HDF5 needs h5py and hdf5plugin ({error}); install sparton[formats]"
+        ) from None
     with contextlib.ExitStack() as stack:
         local = storage.is_local(path)
         target = storage.local_path(path) if local else stack.enter_context(storage.open_file(path))

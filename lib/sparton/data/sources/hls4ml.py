@@ -20,24 +20,19 @@ from sparton.data.sources import hdf5
 from sparton.data.sources.block import BadFileError, Extent, JetBlock, Source, build_jets, labels_from_codes, no_reasons
 from sparton.physics import kinematics
 
-PARTICLE_COLUMNS = tuple(
-    f"j1_{name}"
-    for name in (
-        "px py pz e erel pt ptrel eta etarel etarot phi phirel phirot deltaR costheta costhetarel pdgid".split()
-    )
+_PARTICLE = "px py pz e erel pt ptrel eta etarel etarot phi phirel phirot deltaR costheta costhetarel pdgid"
+_JET = (
+    "ptfrac pt eta mass tau1_b1 tau2_b1 tau3_b1 tau1_b2 tau2_b2 tau3_b2 tau32_b1 tau32_b2 zlogz c1_b0 c1_b1 c1_b2 "
+    "c2_b1 c2_b2 d2_b1 d2_b2 d2_a1_b1 d2_a1_b2 m2_b1 m2_b2 n2_b1 n2_b2 tau1_b1_mmdt tau2_b1_mmdt tau3_b1_mmdt "
+    "tau1_b2_mmdt tau2_b2_mmdt tau3_b2_mmdt tau32_b1_mmdt tau32_b2_mmdt c1_b0_mmdt c1_b1_mmdt c1_b2_mmdt "
+    "c2_b1_mmdt c2_b2_mmdt d2_b1_mmdt d2_b2_mmdt d2_a1_b1_mmdt d2_a1_b2_mmdt m2_b1_mmdt m2_b2_mmdt n2_b1_mmdt "
+    "n2_b2_mmdt mass_trim mass_mmdt mass_prun mass_sdb2 mass_sdm1 multiplicity g q w z t undef"
 )
+
+PARTICLE_COLUMNS = tuple(f"j1_{name}" for name in _PARTICLE.split())
 """Seventeen names for sixteen columns: the last one has none."""
 
-JET_COLUMNS = tuple(
-    f"j_{name}"
-    for name in (
-        "ptfrac pt eta mass tau1_b1 tau2_b1 tau3_b1 tau1_b2 tau2_b2 tau3_b2 tau32_b1 tau32_b2 zlogz c1_b0 c1_b1 c1_b2 "
-        "c2_b1 c2_b2 d2_b1 d2_b2 d2_a1_b1 d2_a1_b2 m2_b1 m2_b2 n2_b1 n2_b2 tau1_b1_mmdt tau2_b1_mmdt tau3_b1_mmdt "
-        "tau1_b2_mmdt tau2_b2_mmdt tau3_b2_mmdt tau32_b1_mmdt tau32_b2_mmdt c1_b0_mmdt c1_b1_mmdt c1_b2_mmdt "
-        "c2_b1_mmdt c2_b2_mmdt d2_b1_mmdt d2_b2_mmdt d2_a1_b1_mmdt d2_a1_b2_mmdt m2_b1_mmdt m2_b2_mmdt n2_b1_mmdt "
-        "n2_b2_mmdt mass_trim mass_mmdt mass_prun mass_sdb2 mass_sdm1 multiplicity g q w z t undef".split()
-    )
-)
+JET_COLUMNS = tuple(f"j_{name}" for name in _JET.split())
 LABELS = {"j_g": "g", "j_q": "q", "j_w": "W", "j_z": "Z", "j_t": "t"}
 PARTICLES = ("j1_px", "j1_py", "j1_pz", "j1_e", "j1_phi", "j1_phirel")
 JET_VALUES = ("j_pt", "j_eta", "j_mass")
@@ -51,7 +46,7 @@ class Hls4mlOptions(Config):
     constituents, jets
         Names of the two arrays.
     jet_columns
-        Further jet-level numbers to keep, by their names without ``j_``, such as ``tau21_b1`` or ``mass_mmdt``.
+        Further jet-level numbers to keep, by their names without ``j_``, such as ``tau1_b1`` or ``mass_mmdt``.
     """
 
     constituents: str = Field(default="jetConstituentList", min_length=1)
@@ -74,7 +69,7 @@ class _Layout:
 class Hls4ml(Source):
     """Reader of the format ``hls4ml``; a row is a jet."""
 
-    options: Hls4mlOptions = Hls4mlOptions()
+    options: Hls4mlOptions
     name: ClassVar[str] = "hls4ml"
     suffixes: ClassVar[tuple[str, ...]] = hdf5.SUFFIXES
     errors: ClassVar[tuple[type[Exception], ...]] = hdf5.ERRORS
@@ -101,7 +96,9 @@ class Hls4ml(Source):
         table = layout.jets[start:stop]
         momenta, offsets = _constituents(particles, layout.momenta)
         phi, relative = (particles[:, 0, column] for column in layout.angles)
-        values = dict(zip(("jet_pt", "jet_eta", "jet_mass"), (table[:, column] for column in layout.values), strict=True))
+        values = dict(
+            zip(("jet_pt", "jet_eta", "jet_mass"), (table[:, column] for column in layout.values), strict=True)
+        )
         with np.errstate(all="ignore"):
             jets = build_jets(momenta, offsets, values | {"jet_phi": kinematics.phi_to_float32(phi - relative)})
             label, reason = _labels(table[:, layout.labels])
@@ -128,14 +125,14 @@ class Hls4ml(Source):
         return _Layout(particles, jets, found[:4], found[4:], places[:3], places[3:last], places[last:])
 
 
-def _constituents(particles: NDArray[Any], places: list[int]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the four-momenta [4, m] of the slots that are not all zero, and the jets' limits."""
+def _constituents(particles: NDArray[Any], places: list[int]) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
+    """Return px, py, pz, energy [m] of the slots that are not all zero, and the jets' limits."""
     first = places[0]
     adjacent = places == list(range(first, first + 4))
     four = particles[:, :, first : first + 4] if adjacent else particles[:, :, places]
     real = (four[:, :, 3] != 0) | (four[:, :, 0] != 0) | (four[:, :, 1] != 0)
     offsets = kinematics.offsets_from_counts(np.count_nonzero(real, axis=1))
-    return four[real].T, offsets
+    return list(four[real].T), offsets
 
 
 def _labels(one_hot: NDArray[Any]) -> tuple[pa.Array, NDArray[np.str_]]:

@@ -35,9 +35,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Sorted:
-    """The good rows as a batch of the jets table, the others as a batch of the quarantine, and what was mended."""
+    """The good rows as a batch of the jets table, the others as a batch of the quarantine, and what was mended.
+
+    ``row`` int64: the row of the file that each good jet comes from.
+    """
 
     good: pa.RecordBatch
+    row: NDArray[np.int64]
     rejected: pa.RecordBatch
     reasons: Counter[str]
     repairs: Counter[str]
@@ -83,6 +87,7 @@ def sort_out(block: JetBlock, origin: Origin, labels: tuple[str, ...] | None) ->
     bad = np.flatnonzero(~good)
     return Sorted(
         _batch(rows, extras, origin.source),
+        block.row[chosen],
         rejected_rows(origin.file, block.row[bad], reason[bad], None, jet_id[bad], origin.sha256),
         Counter(reason[bad].tolist()),
         +repairs,
@@ -124,3 +129,17 @@ def _batch(rows: JetRows, extras: dict[str, NDArray[np.float32]], source: str) -
     columns |= {name: pa.array(values) for name, values in extras.items()}
     schema = table_schema(tuple(extras))
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def exclude(found: Sorted, places: NDArray[np.int64], origin: Origin) -> Sorted:
+    """Return the same with the good jets at ``places`` rejected, because others have their ``jet_id``."""
+    if not places.size:
+        return found
+    kept = np.ones(found.good.num_rows, bool)
+    kept[places] = False
+    reason = np.full(places.size, "duplicate_jet_id")
+    jet_id = found.good.column("jet_id").to_numpy()
+    doubles = rejected_rows(origin.file, found.row[places], reason, None, jet_id[places], origin.sha256)
+    rejected = pa.Table.from_batches([found.rejected, doubles]).combine_chunks().to_batches()[0]
+    reasons = found.reasons + Counter(duplicate_jet_id=places.size)
+    return Sorted(found.good.filter(pa.array(kept)), found.row[kept], rejected, reasons, found.repairs)
