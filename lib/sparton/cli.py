@@ -133,8 +133,13 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
 
 
 def _add_ingest(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", metavar="PATH", nargs="+", help="files, folders or patterns, local or URLs")
+    source.add_argument("--watch", metavar="FOLDER", help="files as they arrive in a folder, each exactly once")
     command.add_argument(
-        "--input", metavar="PATH", nargs="+", required=True, help="files, folders or patterns, local or URLs"
+        "--trigger",
+        metavar="WHEN",
+        help="with --watch: available-now (take what is there, then end) or seconds between looks (watch.trigger)",
     )
     command.add_argument("--format", metavar="FORMAT", help="hls4ml, lhco, toptagging, ... (ingest.format)")
     command.add_argument(
@@ -155,6 +160,7 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         ("workspace", options.workspace),
         ("spark.master", options.master),
         ("launch.workers", options.workers),
+        ("watch.trigger", getattr(options, "trigger", None)),
         ("ingest.format", getattr(options, "format", None)),
         (f"{options.command}.max_rejected", getattr(options, "max_rejected", None)),
     ):
@@ -173,8 +179,20 @@ def _run_one(options: argparse.Namespace) -> None:
         for key in ("input", "model", "table", "output", "append")
         if getattr(options, key, None)
     }
-    result = stage(_settings(options), force=options.force, **folders)
+    if getattr(options, "watch", None):
+        result = _watch(options)
+    else:
+        result = stage(_settings(options), force=options.force, **folders)
     closing_table(f"{result.stage}: {'up to date' if result.skipped else 'done'}", result.table())
+
+
+def _watch(options: argparse.Namespace) -> StageResult:
+    from sparton.errors import UsageError
+    from sparton.pipeline import watch
+
+    if options.append or options.force:
+        raise UsageError("--watch always adds to the table and never redoes it; leave out --append and --force")
+    return watch(_settings(options), options.watch, output=options.output)
 
 
 def _run_all(options: argparse.Namespace) -> None:
