@@ -15,6 +15,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import fsspec
@@ -26,6 +27,8 @@ MANIFEST = "_manifest.json"  # Spark skips files whose names start with an under
 READ_BLOCK = 1 << 20  # bytes
 RENAME_EXCHANGE = 2  # flag of renameat2(2)
 AT_FDCWD = -100
+COPY_THREADS = 16  # copies wait for the storage, not for the processor
+IDENTITY = ("size", "ino", "mtime", "ETag", "etag")  # what file systems tell of a file; those that lack one give None
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +203,38 @@ def publish(output: str) -> Iterator[str]:
     folder is exchanged in one system call; elsewhere it is renamed away first, and the next publication puts it back
     should the process die between the two renames.
     """
+    with _staging(output) as staging:
+        yield staging
+        _swap(staging, output)
+
+
+@contextlib.contextmanager
+def extend(output: str) -> Iterator[str]:
+    """Yield a staging folder that starts with the content of ``output`` and takes its place when the block ends well.
+
+    Files are hard links to those of ``output`` on a local file system and copies elsewhere, so a file there is
+    replaced by a rename and never written in place: what reads the old folder would see it change. Where nothing
+    stands at ``output`` the staging folder is empty.
+
+    Raises
+    ------
+    DataError
+        If another run published to ``output`` in the meantime: its content would be lost. Nothing is published.
+    """
+    with _staging(output) as staging:
+        before = _content(output)
+        with ThreadPoolExecutor(COPY_THREADS) as pool:
+            list(pool.map(lambda path: _link(join(output, path), join(staging, path)), before))
+        yield staging
+        if _content(output) != before:
+            raise DataError(
+                f"{output}: another run changed it while it was being extended; nothing was published, run it again"
+            )
+        _swap(staging, output)
+
+
+@contextlib.contextmanager
+def _staging(output: str) -> Iterator[str]:
     _recover(output)
     make_dirs(parent(output))
     # No leading dot: Spark would take what it reads back there for hidden files.
@@ -207,9 +242,32 @@ def publish(output: str) -> Iterator[str]:
     make_dirs(staging)
     try:
         yield staging
-        _swap(staging, output)
     finally:
         remove(staging)
+
+
+def _content(folder: str) -> dict[str, tuple[Any, ...]]:
+    """Return size and, where the file system knows them, inode and time of change of each file below a folder."""
+    filesystem, inner = _filesystem(folder)
+    if not filesystem.isdir(inner):
+        return {}
+    root = str(filesystem._strip_protocol(inner)).rstrip("/")
+    found = filesystem.find(root, detail=True).items()
+    return {str(path)[len(root) + 1 :]: tuple(entry.get(key) for key in IDENTITY) for path, entry in found}
+
+
+def _link(source: str, target: str) -> None:
+    """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
+    make_dirs(parent(target))
+    filesystem, inner = _filesystem(source)
+    target_inner = _filesystem(target)[1]
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            os.link(inner, target_inner)
+            return
+        except OSError:
+            logger.debug("%s: no hard links here, copying", source)
+    filesystem.cp_file(inner, target_inner)
 
 
 def _swap(staging: str, output: str) -> None:
