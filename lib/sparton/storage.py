@@ -131,6 +131,20 @@ def rename(source: str, target: str) -> None:
         filesystem.mv(inner, target_inner, recursive=True)
 
 
+def link(source: str, target: str) -> None:
+    """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
+    make_dirs(parent(target))
+    filesystem, inner = _filesystem(source)
+    target_inner = _filesystem(target)[1]
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            os.link(inner, target_inner)
+            return
+        except OSError:
+            logger.debug("%s: no hard links here, copying", source)
+    filesystem.cp_file(inner, target_inner)
+
+
 def list_files(folder: str) -> list[str]:
     """Return the paths of all files below ``folder``, relative to it and sorted."""
     filesystem, inner = _filesystem(folder)
@@ -224,7 +238,7 @@ def extend(output: str) -> Iterator[str]:
     with _staging(output) as staging:
         before = _content(output)
         with ThreadPoolExecutor(COPY_THREADS) as pool:
-            list(pool.map(lambda path: _link(join(output, path), join(staging, path)), before))
+            list(pool.map(lambda path: link(join(output, path), join(staging, path)), before))
         yield staging
         if _content(output) != before:
             raise DataError(
@@ -254,20 +268,6 @@ def _content(folder: str) -> dict[str, tuple[Any, ...]]:
     root = str(filesystem._strip_protocol(inner)).rstrip("/")
     found = filesystem.find(root, detail=True).items()
     return {str(path)[len(root) + 1 :]: tuple(entry.get(key) for key in IDENTITY) for path, entry in found}
-
-
-def _link(source: str, target: str) -> None:
-    """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
-    make_dirs(parent(target))
-    filesystem, inner = _filesystem(source)
-    target_inner = _filesystem(target)[1]
-    if isinstance(filesystem, LocalFileSystem):
-        try:
-            os.link(inner, target_inner)
-            return
-        except OSError:
-            logger.debug("%s: no hard links here, copying", source)
-    filesystem.cp_file(inner, target_inner)
 
 
 def _swap(staging: str, output: str) -> None:

@@ -57,7 +57,7 @@ def prepare(
             "jets kept": counts.kept,
             "rejected": counts.rejected or "none",
             "outside the selection": counts.excluded or "none",
-            "truncated jets": counts.truncated_jets,
+            "altered": counts.altered or "none",
             "splits": {split: manifest.rows(split) for split in manifest.splits},
             "shards": {split: len(shards) for split, shards in manifest.splits.items()},
             "rows per shard": manifest.rows_per_shard,
