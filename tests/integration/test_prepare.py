@@ -29,7 +29,7 @@ from sparton.data.routing import spark_hash
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
-from sparton.data.sources import located
+from sparton.data.source_files import located
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, ucluster_features
 from tests.synthetic import jets_table

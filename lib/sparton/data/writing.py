@@ -30,7 +30,7 @@ from sparton.data.manifest import Counts, SetManifest, Shard
 from sparton.data.quarantine_writer import duplicate_reason
 from sparton.data.settings import SetSettings
 from sparton.data.shards import CLOSING, RESULT_ARROW, WriteJob, shard_path, write_groups
-from sparton.data.sources import located
+from sparton.data.source_files import located
 from sparton.data.statistics import Moments, merge_all
 from sparton.data.verification import verify_written
 from sparton.errors import DataError
