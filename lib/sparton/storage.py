@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import hashlib
 import json
 import logging
 import os
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ MANIFEST = "_manifest.json"  # Spark skips files whose names start with an under
 READ_BLOCK = 1 << 20  # bytes
 RENAME_EXCHANGE = 2  # flag of renameat2(2)
 AT_FDCWD = -100
+DBFS_MOUNT = "/dbfs"
 COPY_THREADS = 16  # copies wait for the storage, not for the processor
 IDENTITY = ("size", "ino", "mtime", "ETag", "etag")  # what file systems tell of a file; those that lack one give None
 
@@ -145,6 +148,14 @@ def link(source: str, target: str) -> None:
     filesystem.cp_file(inner, target_inner)
 
 
+def copy_folder(source: str, target: str) -> None:
+    """Copy all files below a folder; the two may lie on different storage."""
+    for path in list_files(source):
+        make_dirs(parent(join(target, path)))
+        with open_file(join(source, path)) as content, open_file(join(target, path), "wb") as copy:
+            shutil.copyfileobj(content, copy, READ_BLOCK)
+
+
 def list_files(folder: str) -> list[str]:
     """Return the paths of all files below ``folder``, relative to it and sorted."""
     filesystem, inner = _filesystem(folder)
@@ -158,6 +169,20 @@ def list_folders(folder: str) -> list[str]:
     if not filesystem.isdir(inner):
         return []
     return sorted(name(entry["name"]) for entry in filesystem.ls(inner, detail=True) if entry["type"] == "directory")
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a path stands for, sorted: itself, those below a folder, or those that a pattern matches.
+
+    Below a folder, what begins with a dot or an underscore is left out, as Spark does.
+    """
+    filesystem, inner = _filesystem(pattern)
+    if glob.has_magic(inner):
+        return sorted(_full(filesystem, path) for path in filesystem.glob(inner) if filesystem.isfile(path))
+    if not filesystem.isdir(inner):
+        return [absolute(pattern)] if filesystem.exists(inner) else []
+    visible = (path for path in list_files(pattern) if not any(part[0] in "._" for part in path.split("/")))
+    return [join(absolute(pattern), path) for path in visible]
 
 
 def read_text(path: str) -> str:
@@ -297,5 +322,23 @@ def _exchange(first: str, second: str) -> bool:
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
-    filesystem, inner = fsspec.core.url_to_fs(path)
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(_known_scheme(path))
+    except ImportError as error:
+        raise DataError(f"{path}: {error}; the package must be installed on the driver and on all executors") from None
     return filesystem, inner
+
+
+def _known_scheme(path: str) -> str:
+    """Return ``path`` as fsspec knows it: Hadoop's ``s3a`` is ``s3``, ``dbfs:/`` is a mount where there is one."""
+    if path.startswith(("s3a://", "s3n://")):
+        return "s3" + path[3:]
+    if path.startswith("dbfs:/") and os.path.isdir(DBFS_MOUNT):
+        return join(DBFS_MOUNT, path.removeprefix("dbfs:").lstrip("/"))
+    return path
+
+
+def _full(filesystem: Any, path: str) -> str:
+    if isinstance(filesystem, LocalFileSystem):
+        return os.path.abspath(path)
+    return str(filesystem.unstrip_protocol(path))

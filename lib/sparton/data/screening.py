@@ -233,3 +233,35 @@ def _constituents(jets: Jets, index: Mask | NDArray[np.int64], offsets: NDArray[
     """Return jets with the constituents at ``index`` (mask or indices) and these limits."""
     columns = {name: getattr(jets, name)[index] for name in (*MOMENTA, "pdg_id")}
     return replace(jets, offsets=offsets, **columns)
+
+
+def examine(jets: Jets) -> NDArray[np.str_]:
+    """Return why each jet would be rejected, the first of :data:`REASONS` that holds; empty for a sound one, str[n]."""
+    tested = (
+        ("not_finite", _not_finite(jets)),
+        ("negative_energy", _negative_energy(jets)),
+        ("no_constituents", _without_momentum(jets)),
+    )
+    reason = np.zeros(len(jets), "U24")
+    for name, bad in reversed(tested):
+        reason[bad] = name
+    return reason
+
+
+def repair(rows: JetRows) -> tuple[JetRows, NDArray[np.int64], Mask]:
+    """Drop constituents without transverse momentum and restore the order by falling pT.
+
+    Returns
+    -------
+    tuple
+        The rows, the number of constituents dropped int64[n], and whose had to be sorted bool[n].
+    """
+    filled, dropped = _without_empty_slots(rows)
+    ordered, reordered = _by_falling_pt(filled)
+    return ordered, dropped, reordered
+
+
+def _without_momentum(jets: Jets) -> Mask:
+    empty = jets.n_constituents == 0
+    real = kinematics.transverse_momentum(jets.px, jets.py) > 0
+    return empty if real.all() else kinematics.segment_sum(real, jets.offsets) == 0

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config
+from sparton.data.ingest_settings import IngestSettings
 from sparton.data.prepare import PrepareSettings
 from sparton.distributed.launch import LaunchSettings
 from sparton.ml.ucluster import AssignSettings
@@ -23,7 +24,7 @@ class PipelineSettings(Config):
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
         ``assignments``, ``report``; and that holds ``runs`` and ``checkpoints``.
-    generate, prepare, model, train, assign, evaluate
+    generate, ingest, prepare, model, train, assign, evaluate
         What the stages compute; these decide whether an output is up to date.
     launch, spark
         Where it runs and with how many workers. The number of workers decides the global batch, so it counts too;
@@ -32,6 +33,7 @@ class PipelineSettings(Config):
 
     workspace: str = Field(default="runs/default", min_length=1)
     generate: GenerationSettings = GenerationSettings()
+    ingest: IngestSettings = IngestSettings()
     prepare: PrepareSettings = PrepareSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
