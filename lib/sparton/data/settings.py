@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sparton.config import Config
-from sparton.data.featurize import MAX_BINARY_BYTES, FeatureSpec
+from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES, FeatureSpec
 from sparton.data.quarantine import DEFAULT_MAX_REJECTED
 
 TRAIN = "train"
@@ -68,6 +68,63 @@ class SetSettings(Config):
                 f"rows_per_shard {self.rows_per_shard} makes tensors of {self.row_bytes} bytes exceed 2 GiB "
                 f"in a shard; use at most {MAX_BINARY_BYTES // self.row_bytes}"
             )
+        return self
+
+
+class TableSettings(SetSettings):
+    """How a table set is made from any table of numbers.
+
+    Attributes
+    ----------
+    columns
+        Columns that make up the features, in this order; None takes all numeric ones but those named below, in the
+        order of the table.
+    array, length
+        Instead: one column that holds all features of a row as an array, and how many there are.
+    id
+        Integer column that is unique; None makes ids from the content of the row's file and its number there.
+    target
+        Numeric column to learn from, which may be null; None leaves targets null.
+    weight
+        Numeric column of weights from 0; None gives each row weight 1.
+    rows_per_shard
+        Rows of every file but the last of a split.
+    splits
+        Fractions by name; they sum to 1 and one of them is ``train``. A row's split hangs on its id alone.
+    seed
+        Seed of the global shuffle.
+    compression
+        Codec of the files; snappy is read about three times as fast as zstd and is 10 % larger.
+    max_rejected
+        Largest fraction of broken and repeated rows; beyond it nothing is published.
+    """
+
+    columns: tuple[str, ...] | None = None
+    array: str | None = None
+    length: int | None = Field(default=None, ge=1)
+    id: str | None = None
+    target: str | None = None
+    weight: str | None = None
+    rows_per_shard: int = Field(default=65536, ge=1)
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Size of one row's features in bytes; None where all numeric columns are taken."""
+        width = self.length if self.array else len(self.columns) if self.columns else None
+        return None if width is None else width * FEATURE_DTYPE.itemsize
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns is an empty list; leave it out (null) to take all numeric columns")
+        if self.columns is not None and self.array is not None:
+            raise ValueError("columns and array are given; name the features in one way")
+        if (self.array is None) != (self.length is None):
+            raise ValueError("array and length belong together: the column, and how many values each row has in it")
+        used = [*(self.columns or ()), *filter(None, (self.array, self.id, self.target, self.weight))]
+        twice = sorted({name for name in used if used.count(name) > 1})
+        if twice:
+            raise ValueError(f"column {', '.join(twice)} is named twice")
         return self
 
 

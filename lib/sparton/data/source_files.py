@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,9 +61,7 @@ def find_sources(spark: SparkSession, folder: str, known: Mapping[str, str] | No
     DataError
         If there is no file, or one is not readable as Parquet.
     """
-    paths = [
-        path for path in storage.list_files(folder) if not any(part.startswith(HIDDEN) for part in path.split("/"))
-    ]
+    paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
     if not paths:
         raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
     tasks = min(len(paths), spark.sparkContext.defaultParallelism)
@@ -84,10 +83,29 @@ def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) ->
 
 def located(df: DataFrame) -> DataFrame:
     """Return a table with the place of each row; null where the table does not come straight from files."""
+    if FILE in df.columns:
+        return df
     try:
         return df.withColumns({FILE: F.col("_metadata.file_path"), ROW: F.col("_metadata.row_index")})
     except AnalysisException:
         return df.withColumns({FILE: F.lit(None).cast("string"), ROW: F.lit(None).cast("long")})
+
+
+def salts(folder: str, sources: Sequence[Source]) -> dict[str, int]:
+    """Return a number drawn from the content of each file, by :func:`place_of` its path."""
+    return {
+        place_of(storage.spark_url(storage.join(folder, source.path))): int(source.file.sha256[:16], 16)
+        for source in sources
+    }
+
+
+def place_of(url: str) -> str:
+    """Return a URL without its scheme, in the one form that Spark, Hadoop and fsspec agree on."""
+    return "/" + re.sub(r"^[a-z0-9]+:/*", "", url).lstrip("/")
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(HIDDEN) for part in path.split("/"))
 
 
 def _identify(batches: Iterator[pa.RecordBatch], folder: str, known: Mapping[str, str]) -> Iterator[pa.RecordBatch]:

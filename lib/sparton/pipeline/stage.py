@@ -123,6 +123,17 @@ class StageCall:
             self._fingerprints.update({role: content_fingerprint(path) for role, path in self.inputs.items()})
         return dict(self._fingerprints)
 
+    def check(self) -> None:
+        """Check inputs and output before anything else is done with them.
+
+        Raises
+        ------
+        UsageError
+            If an input is missing, or something that this stage did not make stands at the output.
+        """
+        _check_inputs(self)
+        _previous(self)
+
     def fingerprint(self) -> str:
         """Return what makes two calls equal: stage, version, settings and the content of the inputs."""
         sections = {key: section.model_dump(mode="json") for key, section in self.settings.items()}
@@ -249,9 +260,7 @@ def _record(call: StageCall, previous: StageRecord | None, staging: str, summary
     return StageRecord(
         stage=call.stage,
         version=__version__,
-        identity=fingerprint([previous.identity, call.fingerprint()])
-        if previous is not None and call.extend
-        else call.fingerprint(),
+        identity=_identity(call, previous),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings={key: section.model_dump(mode="json") for key, section in call.settings.items()},
         inputs=dict(call.inputs),
@@ -259,6 +268,11 @@ def _record(call: StageCall, previous: StageRecord | None, staging: str, summary
         summary=summary,
         files=files,
     )
+
+
+def _identity(call: StageCall, previous: StageRecord | None) -> str:
+    """Return what identifies an output; of an extended one, what it was before counts too."""
+    return fingerprint([previous.identity, call.fingerprint()]) if previous and call.extend else call.fingerprint()
 
 
 def _known_sums(staging: str) -> dict[str, str]:
