@@ -135,6 +135,20 @@ def rename(source: str, target: str) -> None:
         filesystem.mv(inner, target_inner, recursive=True)
 
 
+def link(source: str, target: str) -> None:
+    """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
+    make_dirs(parent(target))
+    filesystem, inner = _filesystem(source)
+    target_inner = _filesystem(target)[1]
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            os.link(inner, target_inner)
+            return
+        except OSError:
+            logger.debug("%s: no hard links here, copying", source)
+    filesystem.cp_file(inner, target_inner)
+
+
 def copy_folder(source: str, target: str) -> None:
     """Copy all files below a folder; the two may lie on different storage."""
     for path in list_files(source):
@@ -259,7 +273,7 @@ def extend(output: str) -> Iterator[str]:
     with _staging(output) as (staging, check):
         before = _content(output)
         with ThreadPoolExecutor(COPY_THREADS) as pool:
-            list(pool.map(lambda path: _link(join(output, path), join(staging, path)), before))
+            list(pool.map(lambda path: link(join(output, path), join(staging, path)), before))
         yield staging
         if _content(output) != before:
             raise DataError(
@@ -297,20 +311,6 @@ def _content(folder: str) -> dict[str, tuple[Any, ...]]:
     root = str(filesystem._strip_protocol(inner)).rstrip("/")
     found = filesystem.find(root, detail=True).items()
     return {str(path)[len(root) + 1 :]: tuple(entry.get(key) for key in IDENTITY) for path, entry in found}
-
-
-def _link(source: str, target: str) -> None:
-    """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
-    make_dirs(parent(target))
-    filesystem, inner = _filesystem(source)
-    target_inner = _filesystem(target)[1]
-    if isinstance(filesystem, LocalFileSystem):
-        try:
-            os.link(inner, target_inner)
-            return
-        except OSError:
-            logger.debug("%s: no hard links here, copying", source)
-    filesystem.cp_file(inner, target_inner)
 
 
 def _swap(staging: str, output: str) -> None:
