@@ -104,9 +104,7 @@ def _take(filesystem: Any, path: str, mine: Owner, what: str) -> None:
                 f"wait for its end, or choose another output. Its lock, {path}, ends with it"
             )
         _discard(filesystem, path, found.token)
-    raise DataError(
-        f"{what}: the lock {path} is wanted by other runs, too; try again"
-    )
+    raise DataError(f"{what}: the lock {path} is wanted by other runs, too; try again")
 
 
 def _create(filesystem: Any, path: str, mine: Owner) -> bool:
