@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(f"sparton {options.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent",

@@ -99,7 +99,7 @@ def evaluate(
         "model": settings.folder("model", model),
     }
     target = settings.folder("report", output)
-    call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings.workspace, force)
+    call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.report.gallery import gallery

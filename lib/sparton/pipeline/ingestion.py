@@ -70,7 +70,7 @@ def ingest(
     target = settings.folder("jets", output)
     extend = append and storage.exists(storage.join(target, RECORD))
     sections = {"ingest": settings.ingest, "sources": files}
-    call = StageCall("ingest", sections, {}, target, settings.workspace, force, extend)
+    call = StageCall("ingest", sections, {}, target, settings, force, extend)
 
     def body(staging: str) -> dict[str, Any]:
         spark = spark_session(settings.spark, "sparton ingest")
