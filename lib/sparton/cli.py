@@ -31,7 +31,7 @@ example:
 STAGES = {
     "generate": "simulate jets with Pythia 8 on the executors -> jets table",
     "ingest": "files of a public or own format (HDF5, ROOT, Parquet) -> jets table",
-    "prepare": "jets table -> training set: features, splits, shuffled shards of equal size, manifest",
+    "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
     "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
     "evaluate": "assignments + training set -> metrics.json and report.html",
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(f"sparton {options.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent",
@@ -125,6 +128,8 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
         _add_ingest(command)
     elif stage != "generate":
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
+    if stage == "prepare":
+        _add_prepare(command)
     if stage in ("assign", "evaluate"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
@@ -151,6 +156,22 @@ def _add_ingest(command: argparse.ArgumentParser) -> None:
     command.add_argument("--append", action="store_true", help="add files that the output does not hold yet")
 
 
+def _add_prepare(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kind",
+        choices=("jets", "table"),
+        default="jets",
+        help="what the input is: a jets table (section prepare) or any table of numbers (section table)",
+    )
+    command.add_argument(
+        "--max-rejected",
+        metavar="FRACTION",
+        type=float,
+        help="publish nothing where more rows than this are broken or repeated (max_rejected)",
+    )
+    command.add_argument("--append", action="store_true", help="add the files that the set does not hold yet")
+
+
 def _settings(options: argparse.Namespace) -> PipelineSettings:
     from sparton.config import load_config
     from sparton.pipeline.settings import PipelineSettings
@@ -162,11 +183,16 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         ("launch.workers", options.workers),
         ("watch.trigger", getattr(options, "trigger", None)),
         ("ingest.format", getattr(options, "format", None)),
-        (f"{options.command}.max_rejected", getattr(options, "max_rejected", None)),
+        (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
     ):
         if value is not None:
             overrides.append(f"{key}={value}")
     return load_config(PipelineSettings, options.config, overrides)
+
+
+def _section(options: argparse.Namespace) -> str:
+    """Return the section of the configuration that a command's own options belong to."""
+    return "table" if getattr(options, "kind", None) == "table" else str(options.command)
 
 
 def _run_one(options: argparse.Namespace) -> None:
@@ -176,7 +202,7 @@ def _run_one(options: argparse.Namespace) -> None:
     stage: Callable[..., StageResult] = getattr(pipeline, options.command)
     folders = {
         key: getattr(options, key)
-        for key in ("input", "model", "table", "output", "append")
+        for key in ("input", "model", "table", "output", "append", "kind")
         if getattr(options, key, None)
     }
     if getattr(options, "watch", None):

@@ -67,6 +67,14 @@ def test_training_learns_and_leaves_bundle_curve_and_checkpoints(training_set: s
     assert len(np.unique(centroids.round(4), axis=0)) == SMALL.n_clusters
 
 
+def test_without_joint_epochs_the_clusters_are_those_of_the_pretrained_embedding(
+    training_set: str, tmp_path: Path
+) -> None:
+    run(training_set, tmp_path, TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 0}))
+    centroids = bundle.load(str(tmp_path / "bundle")).centroids
+    assert len(np.unique(centroids.round(4), axis=0)) == SMALL.n_clusters
+
+
 @pytest.mark.parametrize("finished", [1, 2, 3])
 def test_resumed_training_ends_with_the_same_bits(
     training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int

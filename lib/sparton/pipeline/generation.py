@@ -34,9 +34,7 @@ def generate(settings: PipelineSettings, *, output: str | None = None, force: bo
     DataError
         If the settings select too few events.
     """
-    call = StageCall(
-        "generate", {"generate": settings.generate}, {}, settings.folder("jets", output), settings.workspace, force
-    )
+    call = StageCall("generate", {"generate": settings.generate}, {}, settings.folder("jets", output), settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.data.generation import generate_table, generation_metadata

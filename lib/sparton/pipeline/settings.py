@@ -7,7 +7,7 @@ from pydantic import Field
 from sparton import storage
 from sparton.config import Config
 from sparton.data.ingest_settings import IngestSettings
-from sparton.data.prepare import PrepareSettings
+from sparton.data.settings import PrepareSettings, TableSettings
 from sparton.distributed.launch import LaunchSettings
 from sparton.ml.ucluster import AssignSettings
 from sparton.physics.settings import GenerationSettings
@@ -25,8 +25,9 @@ class PipelineSettings(Config):
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
         ``assignments``, ``report``; and that holds ``runs`` and ``checkpoints``.
-    generate, ingest, prepare, model, train, assign, evaluate
-        What the stages compute; these decide whether an output is up to date.
+    generate, ingest, prepare, table, model, train, assign, evaluate
+        What the stages compute (``table``: what ``prepare --kind table`` does); these decide whether an output is up
+        to date.
     watch
         When ``ingest --watch`` looks for new files; changes nothing in the table.
     launch, spark
@@ -39,6 +40,7 @@ class PipelineSettings(Config):
     ingest: IngestSettings = IngestSettings()
     watch: WatchSettings = WatchSettings()
     prepare: PrepareSettings = PrepareSettings()
+    table: TableSettings = TableSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     launch: LaunchSettings = LaunchSettings()

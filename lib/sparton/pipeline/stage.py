@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparton import __version__, storage
 from sparton.config import Config, fingerprint
 from sparton.data.executors import executor_errors
+from sparton.data.manifest import read_set
 from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from sparton.pipeline.settings import PipelineSettings
 
 RECORD = "_stage.json"
 CHECKSUM_THREADS = 8
@@ -99,18 +103,21 @@ class StageCall:
         Input folders by role.
     output
         Folder to publish.
-    workspace
-        Where run folders and checkpoints go.
+    configuration
+        The whole configuration, for the run folder; its workspace is where that goes.
     force
         Run even where the output is up to date.
+    extend
+        The staging folder starts with what is published; the stage adds to it.
     """
 
     stage: str
     settings: Mapping[str, Config]
     inputs: Mapping[str, str]
     output: str
-    workspace: str
+    configuration: PipelineSettings
     force: bool = False
+    extend: bool = False
     _fingerprints: dict[str, str] = field(default_factory=dict, compare=False)
 
     def input_fingerprints(self) -> dict[str, str]:
@@ -118,6 +125,17 @@ class StageCall:
         if not self._fingerprints:
             self._fingerprints.update({role: content_fingerprint(path) for role, path in self.inputs.items()})
         return dict(self._fingerprints)
+
+    def check(self) -> None:
+        """Check inputs and output before anything else is done with them.
+
+        Raises
+        ------
+        UsageError
+            If an input is missing, or something that this stage did not make stands at the output.
+        """
+        _check_inputs(self)
+        _previous(self)
 
     def fingerprint(self) -> str:
         """Return what makes two calls equal: stage, version, settings and the content of the inputs."""
@@ -132,21 +150,26 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
     ------
     UsageError
         If an input is missing, or something that this stage did not make stands at the output.
+    DataError
+        If a file of an input is missing or has another size than its stage recorded.
     """
     started = time.perf_counter()
     _check_inputs(call)
     previous = _previous(call)
-    if previous is not None and not call.force and _up_to_date(call, previous):
+    if previous is not None and not call.force and not call.extend and _up_to_date(call, previous):
         logger.info("%s: up to date, reusing %s", call.stage, call.output)
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
-    with _run_folder(call) as run_folder, storage.publish(call.output) as staging:
+    publication = storage.extend if call.extend else storage.publish
+    with _run_folder(call) as run_folder, publication(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
         with _kept_quarantine(staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
-        storage.write_json(storage.join(staging, RECORD), _record(call, staging, summary).model_dump(mode="json"))
+        storage.write_json(
+            storage.join(staging, RECORD), _record(call, previous, staging, summary).model_dump(mode="json")
+        )
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
+        logger.info("%s: done in %.1f s", call.stage, time.perf_counter() - started)
     seconds = time.perf_counter() - started
-    logger.info("%s: done in %.1f s", call.stage, seconds)
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
 
 
@@ -193,6 +216,10 @@ def _check_inputs(call: StageCall) -> None:
                 f"{call.stage}: no folder at {path} for the {role}; run the stage that makes it first, "
                 "or name another one on the command line (see --help)"
             )
+        record = read_record(path)
+        if record is not None and (problems := bad_files(path, record.files, checksums=False)):
+            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0]}{more}; restore the file, or run sparton {record.stage} --force")
 
 
 def _previous(call: StageCall) -> StageRecord | None:
@@ -228,19 +255,21 @@ def _problem(folder: str, entry: FileEntry, checksums: bool) -> str | None:
     return None
 
 
-def _record(call: StageCall, staging: str, summary: dict[str, Any]) -> StageRecord:
+def _record(call: StageCall, previous: StageRecord | None, staging: str, summary: dict[str, Any]) -> StageRecord:
+    known = _known_sums(staging)
+
     def entry(path: str) -> FileEntry:
         full = storage.join(staging, path)
-        return FileEntry(path=path, bytes=storage.size(full), sha256=storage.sha256(full))
+        return FileEntry(path=path, bytes=storage.size(full), sha256=known.get(path) or storage.sha256(full))
 
     # Hadoop's local file system leaves hidden .crc files, which say nothing that the checksums do not.
-    paths = [path for path in storage.list_files(staging) if not storage.name(path).startswith(".")]
+    paths = [path for path in storage.list_files(staging) if not storage.name(path).startswith(".") and path != RECORD]
     with ThreadPoolExecutor(CHECKSUM_THREADS) as pool:
         files = list(pool.map(entry, paths))
     return StageRecord(
         stage=call.stage,
         version=__version__,
-        identity=call.fingerprint(),
+        identity=_identity(call, previous),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings={key: section.model_dump(mode="json") for key, section in call.settings.items()},
         inputs=dict(call.inputs),
@@ -250,19 +279,32 @@ def _record(call: StageCall, staging: str, summary: dict[str, Any]) -> StageReco
     )
 
 
+def _identity(call: StageCall, previous: StageRecord | None) -> str:
+    """Return what identifies an output; of an extended one, what it was before counts too."""
+    return fingerprint([previous.identity, call.fingerprint()]) if previous and call.extend else call.fingerprint()
+
+
+def _known_sums(staging: str) -> dict[str, str]:
+    """Return the checksums that a set's manifest has of its shards, which were read back when they were written."""
+    if not storage.exists(storage.join(staging, storage.MANIFEST)):
+        return {}
+    return {shard.path: shard.sha256 for shards in read_set(staging).splits.values() for shard in shards}
+
+
 @contextlib.contextmanager
 def _run_folder(call: StageCall) -> Iterator[str]:
     """Make the run folder and copy the log of the run into it, whatever the outcome."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
-    folder = storage.join(call.workspace, "runs", f"{stamp}-{call.stage}")
+    folder = storage.join(call.configuration.workspace, "runs", f"{stamp}-{call.stage}")
     storage.make_dirs(folder)
-    sections = "".join(_section_yaml(key, section) for key, section in call.settings.items())
-    storage.write_text(storage.join(folder, "config.yaml"), f"workspace: {call.workspace}\n{sections}")
+    storage.write_text(storage.join(folder, "config.yaml"), call.configuration.to_yaml())
     package = logging.getLogger("sparton")
     with storage.open_file(storage.join(folder, "log.txt"), "w") as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         package.addHandler(handler)
+        level = package.level
+        package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # from Python nobody may have set it
         try:
             yield folder
         except BaseException as error:
@@ -270,6 +312,7 @@ def _run_folder(call: StageCall) -> Iterator[str]:
             raise
         finally:
             package.removeHandler(handler)
+            package.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -284,8 +327,3 @@ def _kept_quarantine(staging: str, run_folder: str) -> Iterator[None]:
         target = storage.join(run_folder, QUARANTINE)
         storage.copy_folder(found, target)
         raise DataError(f"{error}. What was rejected is listed in {target}") from error
-
-
-def _section_yaml(key: str, section: Config) -> str:
-    body = section.to_yaml()
-    return f"{key}:\n" + "".join(f"  {line}\n" for line in body.splitlines())

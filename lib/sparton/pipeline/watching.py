@@ -73,8 +73,8 @@ def watch(
     UsageError
         If there is no such folder.
     DataError
-        If more is rejected than ``ingest.max_rejected`` allows. What was published before stays; a later call goes on
-        with the micro-batch that failed.
+        If more of a micro-batch is rejected than ``ingest.max_rejected`` allows. What was published before stays; a
+        later call goes on with the micro-batch that failed, or without the files of it that were removed meanwhile.
     """
     if not storage.is_folder(folder):
         raise UsageError(f"--watch {folder}: no such folder")
@@ -119,10 +119,14 @@ def _trigger(writer: DataStreamWriter, trigger: str | float) -> DataStreamWriter
 
 def _appender(settings: PipelineSettings, target: str, batches: _Batches) -> Callable[[DataFrame, int], None]:
     def append(listing: DataFrame, number: int) -> None:
-        paths = sorted(storage.absolute(row["path"]) for row in listing.select("path").collect())
+        found = sorted(storage.absolute(row["path"]) for row in listing.select("path").collect())
+        paths = [path for path in found if storage.exists(path)]
+        for path in set(found) - set(paths):
+            logger.warning("%s: arrived, but was removed before it could be read", path)
         logger.info("ingest: batch %d, %d file(s)", number, len(paths))
         try:
-            batches.results.append(ingest(settings, input=paths, output=target, append=True))
+            if paths:
+                batches.results.append(ingest(settings, input=paths, output=target, append=True))
         except Exception as error:
             batches.error = error
             raise
