@@ -8,8 +8,6 @@ from pydantic import Field
 
 from sparton.config import Config
 
-AVAILABLE_NOW = "available-now"
-
 
 class WatchSettings(Config):
     """How a folder is watched.
@@ -23,5 +21,5 @@ class WatchSettings(Config):
         Files of a micro-batch at most; each publishes the table anew.
     """
 
-    trigger: Literal["available-now"] | Annotated[float, Field(gt=0)] = AVAILABLE_NOW
+    trigger: Literal["available-now"] | Annotated[float, Field(gt=0)] = "available-now"
     files_per_batch: int = Field(default=1000, ge=1)

@@ -21,18 +21,18 @@ from sparton.errors import SpartonError, UsageError
 from sparton.pipeline.ingestion import ingest, summarise
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.stage import StageResult
-from sparton.pipeline.watch_settings import AVAILABLE_NOW
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.streaming import DataStreamWriter, StreamingQuery
+    from pyspark.sql.streaming.query import StreamingQuery
+    from pyspark.sql.streaming.readwriter import DataStreamWriter
 
     from sparton.pipeline.settings import PipelineSettings
 
 LISTING = "path string, modificationTime timestamp, length long, content binary"
 """Schema of Spark's source for whole files; ``content`` is never read."""
 
-POLL_S = 1.0  # how often an interrupt is noticed
+POLL_S = 1  # how often an interrupt is noticed
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _arrivals(spark: SparkSession, settings: PipelineSettings, folder: str) -> D
 
 
 def _trigger(writer: DataStreamWriter, trigger: str | float) -> DataStreamWriter:
-    if trigger == AVAILABLE_NOW:
+    if trigger == "available-now":
         return writer.trigger(availableNow=True)
     return writer.trigger(processingTime=f"{trigger} seconds")
 
