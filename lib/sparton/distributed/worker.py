@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from sparton.distributed import wire
+from sparton.distributed import devices, wire
 from sparton.distributed.relay import Address
 from sparton.distributed.world import Connection, connect
 from sparton.errors import TrainingError
@@ -66,7 +66,7 @@ def run(payload: bytes) -> bytes:
     faulthandler.enable()
     task: Task = cloudpickle.loads(payload)
     rank = int(os.environ["HOROVOD_RANK"])
-    _limit_threads(task.threads)
+    devices.limit_worker_threads(task.threads)
     link = DriverLink(task.driver, rank)
     _configure_logging(link, task, rank)
     try:
@@ -189,14 +189,6 @@ def _guard_against_stalls(connection: Connection, task: Task, link: DriverLink) 
     from sparton.distributed.stall import Guard
 
     Guard(activity.counts, task.stall_check_s, task.stall_shutdown_s, link.send, stop).start()
-
-
-def _limit_threads(threads: int | None) -> None:
-    """Set TensorFlow's thread counts before it is initialised; more threads than cores slow all workers down."""
-    sharers = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
-    count = threads if threads is not None else max(1, len(os.sched_getaffinity(0)) // sharers)
-    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = str(count)
 
 
 def _exit_within(seconds: float) -> None:
