@@ -155,6 +155,9 @@ def test_generation_leaves_its_settings_with_the_table(workspace: Path) -> None:
     assert metadata["seed"] == settings_in(workspace).generate.seed
     assert metadata["versions"]["pythia8mc"]
     assert set(metadata["commands"]) == {"W", "t"}
+    for file in (workspace / "jets").glob("*.parquet"):
+        footer = json.loads(pq.read_schema(file).metadata[b"org.apache.spark.sql.parquet.row.metadata"])
+        assert json.loads(footer["fields"][0]["metadata"]["generation"]) == metadata
 
 
 def test_an_error_on_an_executor_arrives_as_one_line(spark: SparkSession, tmp_path: Path) -> None:
