@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
@@ -143,6 +143,7 @@ def test_seeds_of_chunks_are_distinct_fixed_and_taken_by_pythia() -> None:
     assert generation.chunk_seed(1, "W", 0) == 289130047
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**40),
     process=st.sampled_from(sorted(PROCESSES)),

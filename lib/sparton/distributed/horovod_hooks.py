@@ -37,7 +37,7 @@ def _watched_exits(exited: Callable[[int, int | None], None]) -> Iterator[None]:
     Horovod waits for all of its workers before it looks at any status, so one that died while it started was noticed
     only when the others had waited for it in vain.
     """
-    module = importlib.import_module("horovod.spark.gloo_run")
+    module: Any = importlib.import_module("horovod.spark.gloo_run")
     original = module._exec_command_fn
     failed = threading.Event()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
+import sparton
 from sparton.distributed import devices, wire
 from sparton.distributed.relay import Address
 from sparton.distributed.world import Connection, connect
@@ -28,6 +29,8 @@ EXIT_ABORTED = 70
 MAX_REASON = 500  # characters of the one-line reason; the whole message is in the traceback
 # What Horovod and Gloo say when another rank is gone.
 ECHO_SIGNS = ("Horovod has been shut down", "Horovod initialization failed", "/gloo/", "gloo::")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def run(payload: bytes) -> bytes:
     devices.limit_worker_threads(task.threads)
     link = DriverLink(task.driver, rank)
     _configure_logging(link, task, rank)
+    logger.debug("%s imports %s", sys.executable, sparton.__file__)
     try:
         connection = connect()
         _guard_against_stalls(connection, task, link)
