@@ -35,8 +35,8 @@ SUMMATION = 5e-4
 """What the order of FP32 sums may change after six steps, in units of each variable's largest value.
 
 Found were 1.2e-4 for the centroids (k-means and its evening out amplify the embedding's 1e-5), 9e-5 for the moving
-statistics of the embedding and at most 2e-5 for the rest. A gradient or normalisation of half the batch changes weights by
-a few learning rates, some 1e-2.
+statistics of the embedding and at most 2e-5 for the rest. A gradient or normalisation of half the batch changes weights
+by a few learning rates, some 1e-2.
 """
 
 
