@@ -5,6 +5,7 @@ The tensor of a batch is one contiguous buffer; the binary column and the array 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -103,7 +104,7 @@ def training_batch(rows: JetRows, spec: FeatureSpec) -> pa.RecordBatch:
 
 
 def encode_features(features: NDArray[np.float32]) -> pa.Array:
-    """Return float32[n, P, F] as a binary column [n] of little-endian tensors, without copying them.
+    """Return float32[n, ...] as a binary column [n] of little-endian tensors, without copying them.
 
     Raises
     ------
@@ -111,15 +112,15 @@ def encode_features(features: NDArray[np.float32]) -> pa.Array:
         If the batch is larger than a binary column can be (2 GiB).
     """
     values = np.ascontiguousarray(features, FEATURE_DTYPE)
-    row_bytes = values.shape[1] * values.shape[2] * FEATURE_DTYPE.itemsize
+    row_bytes = math.prod(values.shape[1:]) * FEATURE_DTYPE.itemsize
     if values.nbytes > MAX_BINARY_BYTES:
         raise DataError(f"a batch of {len(values)} rows of {row_bytes} bytes is over 2 GiB; use smaller batches")
     offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(row_bytes)
     return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
 
 
-def decode_features(column: pa.Array, n_particles: int, n_features: int) -> NDArray[np.float32]:
-    """Return the tensors of a binary column as float32[n, n_particles, n_features], a view of its buffer.
+def decode_features(column: pa.Array, *shape: int) -> NDArray[np.float32]:
+    """Return the tensors of a binary column as float32[n, *shape], a view of its buffer.
 
     Raises
     ------
@@ -127,18 +128,18 @@ def decode_features(column: pa.Array, n_particles: int, n_features: int) -> NDAr
         If the column does not hold that many bytes.
     """
     if len(column) == 0:
-        return np.zeros((0, n_particles, n_features), np.float32)
+        return np.zeros((0, *shape), np.float32)
     _, offsets, data = column.buffers()
     width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
     limits = np.frombuffer(offsets, width)[column.offset : column.offset + len(column) + 1]
-    expected = len(column) * n_particles * n_features * FEATURE_DTYPE.itemsize
+    expected = len(column) * math.prod(shape) * FEATURE_DTYPE.itemsize
     if column.null_count or limits[-1] - limits[0] != expected:
         raise DataError(
             f"column features: {int(limits[-1] - limits[0])} bytes in {len(column)} rows, expected {expected} "
-            f"for tensors of {n_particles} x {n_features} float32"
+            f"for tensors of {' x '.join(map(str, shape))} float32"
         )
     values = np.frombuffer(data, FEATURE_DTYPE, expected // FEATURE_DTYPE.itemsize, int(limits[0]))
-    return values.reshape(len(column), n_particles, n_features)
+    return values.reshape(len(column), *shape)
 
 
 def _featurize_batches(batches: Iterator[pa.RecordBatch], spec: FeatureSpec) -> Iterator[pa.RecordBatch]:

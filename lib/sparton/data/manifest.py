@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import pyarrow as pa
 from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config, validate
+from sparton.data.schema import TRAINING_ARROW
 from sparton.errors import ConfigError, DataError
 
 KIND: Final = "training-set"
@@ -110,6 +112,21 @@ class Manifest(Config):
     def n_targets(self) -> int:
         """Classes of the target: the mass bins and the overflow."""
         return len(self.mass_bin_edges)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row's features: slots and features."""
+        return (self.n_particles, len(self.feature_names))
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """Columns of the shards."""
+        return TRAINING_ARROW
+
+    @property
+    def id_name(self) -> str:
+        """The column that identifies a row."""
+        return str(self.row_schema.names[0])
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """Return the shards of a split.

@@ -115,9 +115,7 @@ def verify(folder: str) -> None:
         if not storage.exists(file):
             raise DataError(f"{file}: no such file; the bundle is incomplete, train again or copy it whole")
         if recorded.get(name) != storage.sha256(file):
-            raise DataError(
-                f"{file}: SHA-256 is not the one in {SUMS}; the bundle is damaged, copy it anew"
-            )
+            raise DataError(f"{file}: SHA-256 is not the one in {SUMS}; the bundle is damaged, copy it anew")
 
 
 def read_description(folder: str) -> Description:
