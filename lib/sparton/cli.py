@@ -30,7 +30,8 @@ example:
 
 STAGES = {
     "generate": "simulate jets with Pythia 8 on the executors -> jets table",
-    "prepare": "jets table -> training set: features, splits, shuffled shards of equal size, manifest",
+    "ingest": "files of a public or own format (HDF5, ROOT, Parquet) -> jets table",
+    "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
     "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
     "evaluate": "assignments + training set -> metrics.json and report.html",
@@ -120,13 +121,47 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
     from_workspace = "default: from the workspace"
-    if stage != "generate":
+    if stage == "ingest":
+        _add_ingest(command)
+    elif stage != "generate":
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
+    if stage == "prepare":
+        _add_prepare(command)
     if stage in ("assign", "evaluate"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
         command.add_argument("--table", metavar="DIR", help=f"training set with masses and labels ({from_workspace})")
     command.add_argument("--output", metavar="DIR", help=f"output folder ({from_workspace})")
+
+
+def _add_ingest(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input", metavar="PATH", nargs="+", required=True, help="files, folders or patterns, local or URLs"
+    )
+    command.add_argument("--format", metavar="FORMAT", help="hls4ml, lhco, toptagging, ... (ingest.format)")
+    command.add_argument(
+        "--max-rejected",
+        metavar="FRACTION",
+        type=float,
+        help="publish nothing where more jets or files than this are rejected (ingest.max_rejected)",
+    )
+    command.add_argument("--append", action="store_true", help="add files that the output does not hold yet")
+
+
+def _add_prepare(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kind",
+        choices=("jets", "table"),
+        default="jets",
+        help="what the input is: a jets table (section prepare) or any table of numbers (section table)",
+    )
+    command.add_argument(
+        "--max-rejected",
+        metavar="FRACTION",
+        type=float,
+        help="publish nothing where more rows than this are broken or repeated (max_rejected)",
+    )
+    command.add_argument("--append", action="store_true", help="add the files that the set does not hold yet")
 
 
 def _settings(options: argparse.Namespace) -> PipelineSettings:
@@ -138,10 +173,17 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         ("workspace", options.workspace),
         ("spark.master", options.master),
         ("launch.workers", options.workers),
+        ("ingest.format", getattr(options, "format", None)),
+        (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
     ):
         if value is not None:
             overrides.append(f"{key}={value}")
     return load_config(PipelineSettings, options.config, overrides)
+
+
+def _section(options: argparse.Namespace) -> str:
+    """Return the section of the configuration that a command's own options belong to."""
+    return "table" if getattr(options, "kind", None) == "table" else str(options.command)
 
 
 def _run_one(options: argparse.Namespace) -> None:
@@ -150,7 +192,9 @@ def _run_one(options: argparse.Namespace) -> None:
 
     stage: Callable[..., StageResult] = getattr(pipeline, options.command)
     folders = {
-        key: getattr(options, key) for key in ("input", "model", "table", "output") if getattr(options, key, None)
+        key: getattr(options, key)
+        for key in ("input", "model", "table", "output", "append", "kind")
+        if getattr(options, key, None)
     }
     result = stage(_settings(options), force=options.force, **folders)
     closing_table(f"{result.stage}: {'up to date' if result.skipped else 'done'}", result.table())

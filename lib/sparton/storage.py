@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import hashlib
 import json
 import logging
 import os
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import fsspec
@@ -26,6 +29,9 @@ MANIFEST = "_manifest.json"  # Spark skips files whose names start with an under
 READ_BLOCK = 1 << 20  # bytes
 RENAME_EXCHANGE = 2  # flag of renameat2(2)
 AT_FDCWD = -100
+DBFS_MOUNT = "/dbfs"
+COPY_THREADS = 16  # copies wait for the storage, not for the processor
+IDENTITY = ("size", "ino", "mtime", "ETag", "etag")  # what file systems tell of a file; those that lack one give None
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +134,28 @@ def rename(source: str, target: str) -> None:
         filesystem.mv(inner, target_inner, recursive=True)
 
 
+def link(source: str, target: str) -> None:
+    """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
+    make_dirs(parent(target))
+    filesystem, inner = _filesystem(source)
+    target_inner = _filesystem(target)[1]
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            os.link(inner, target_inner)
+            return
+        except OSError:
+            logger.debug("%s: no hard links here, copying", source)
+    filesystem.cp_file(inner, target_inner)
+
+
+def copy_folder(source: str, target: str) -> None:
+    """Copy all files below a folder; the two may lie on different storage."""
+    for path in list_files(source):
+        make_dirs(parent(join(target, path)))
+        with open_file(join(source, path)) as content, open_file(join(target, path), "wb") as copy:
+            shutil.copyfileobj(content, copy, READ_BLOCK)
+
+
 def list_files(folder: str) -> list[str]:
     """Return the paths of all files below ``folder``, relative to it and sorted."""
     filesystem, inner = _filesystem(folder)
@@ -141,6 +169,20 @@ def list_folders(folder: str) -> list[str]:
     if not filesystem.isdir(inner):
         return []
     return sorted(name(entry["name"]) for entry in filesystem.ls(inner, detail=True) if entry["type"] == "directory")
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a path stands for, sorted: itself, those below a folder, or those that a pattern matches.
+
+    Below a folder, what begins with a dot or an underscore is left out, as Spark does.
+    """
+    filesystem, inner = _filesystem(pattern)
+    if glob.has_magic(inner):
+        return sorted(_full(filesystem, path) for path in filesystem.glob(inner) if filesystem.isfile(path))
+    if not filesystem.isdir(inner):
+        return [absolute(pattern)] if filesystem.exists(inner) else []
+    visible = (path for path in list_files(pattern) if not any(part[0] in "._" for part in path.split("/")))
+    return [join(absolute(pattern), path) for path in visible]
 
 
 def read_text(path: str) -> str:
@@ -200,6 +242,38 @@ def publish(output: str) -> Iterator[str]:
     folder is exchanged in one system call; elsewhere it is renamed away first, and the next publication puts it back
     should the process die between the two renames.
     """
+    with _staging(output) as staging:
+        yield staging
+        _swap(staging, output)
+
+
+@contextlib.contextmanager
+def extend(output: str) -> Iterator[str]:
+    """Yield a staging folder that starts with the content of ``output`` and takes its place when the block ends well.
+
+    Files are hard links to those of ``output`` on a local file system and copies elsewhere, so a file there is
+    replaced by a rename and never written in place: what reads the old folder would see it change. Where nothing
+    stands at ``output`` the staging folder is empty.
+
+    Raises
+    ------
+    DataError
+        If another run published to ``output`` in the meantime: its content would be lost. Nothing is published.
+    """
+    with _staging(output) as staging:
+        before = _content(output)
+        with ThreadPoolExecutor(COPY_THREADS) as pool:
+            list(pool.map(lambda path: link(join(output, path), join(staging, path)), before))
+        yield staging
+        if _content(output) != before:
+            raise DataError(
+                f"{output}: another run changed it while it was being extended; nothing was published, run it again"
+            )
+        _swap(staging, output)
+
+
+@contextlib.contextmanager
+def _staging(output: str) -> Iterator[str]:
     _recover(output)
     make_dirs(parent(output))
     # No leading dot: Spark would take what it reads back there for hidden files.
@@ -207,9 +281,18 @@ def publish(output: str) -> Iterator[str]:
     make_dirs(staging)
     try:
         yield staging
-        _swap(staging, output)
     finally:
         remove(staging)
+
+
+def _content(folder: str) -> dict[str, tuple[Any, ...]]:
+    """Return size and, where the file system knows them, inode and time of change of each file below a folder."""
+    filesystem, inner = _filesystem(folder)
+    if not filesystem.isdir(inner):
+        return {}
+    root = str(filesystem._strip_protocol(inner)).rstrip("/")
+    found = filesystem.find(root, detail=True).items()
+    return {str(path)[len(root) + 1 :]: tuple(entry.get(key) for key in IDENTITY) for path, entry in found}
 
 
 def _swap(staging: str, output: str) -> None:
@@ -239,5 +322,23 @@ def _exchange(first: str, second: str) -> bool:
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
-    filesystem, inner = fsspec.core.url_to_fs(path)
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(_known_scheme(path))
+    except ImportError as error:
+        raise DataError(f"{path}: {error}; the package must be installed on the driver and on all executors") from None
     return filesystem, inner
+
+
+def _known_scheme(path: str) -> str:
+    """Return ``path`` as fsspec knows it: Hadoop's ``s3a`` is ``s3``, ``dbfs:/`` is a mount where there is one."""
+    if path.startswith(("s3a://", "s3n://")):
+        return "s3" + path[3:]
+    if path.startswith("dbfs:/") and os.path.isdir(DBFS_MOUNT):
+        return join(DBFS_MOUNT, path.removeprefix("dbfs:").lstrip("/"))
+    return path
+
+
+def _full(filesystem: Any, path: str) -> str:
+    if isinstance(filesystem, LocalFileSystem):
+        return os.path.abspath(path)
+    return str(filesystem.unstrip_protocol(path))

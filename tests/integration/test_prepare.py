@@ -17,17 +17,19 @@ import pytest
 from pyspark.sql.functions import spark_partition_id
 
 from sparton import storage
-from sparton.data import prepare as module
+from sparton.data import writing as module
 from sparton.data.counting import take_census
 from sparton.data.exchange import exchange
 from sparton.data.featurize import FeatureSpec, decode_features, featurize
+from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.layout import build_layout, shuffle_key, split_of
 from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.prepare import PrepareSettings, write_training_set
 from sparton.data.routing import spark_hash
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
-from sparton.data.shards import write_file
+from sparton.data.shards import check_footers, write_file
+from sparton.data.source_files import located
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, ucluster_features
 from tests.synthetic import jets_table
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 JETS = 2500
 PARTICLES = 24
 SETTINGS = PrepareSettings(features=FeatureSpec(n_particles=PARTICLES), rows_per_shard=128, seed=11)
+ENCODER = JetsEncoder(SETTINGS)
 
 
 def store(table: pa.Table, folder: Path, files: int) -> str:
@@ -139,7 +142,7 @@ def test_manifest_is_read_back_and_counts_add_up(table: pa.Table, made: tuple[Pa
     assert counts.kept == kept.sum() == sum(manifest.rows(split) for split in manifest.splits)
     assert counts.excluded == ({"mass_window": int((~kept).sum())} if not kept.all() else {})
     assert counts.rejected == {}
-    assert (counts.truncated_jets, counts.truncated_constituents) == (np.count_nonzero(over), over.sum())
+    assert counts.altered == {"truncated_jets": np.count_nonzero(over), "truncated_constituents": over.sum()}
     assert manifest.inputs == {"jets": "fingerprint"}
     assert manifest.seed == 11
 
@@ -175,9 +178,9 @@ def test_another_seed_orders_anew_but_keeps_the_splits(
 
 def test_rows_cross_one_exchange_evenly(spark: SparkSession, stored: str) -> None:
     jets = spark.read.parquet(stored)
-    census = take_census(jets, SETTINGS)
+    census = take_census(jets, ENCODER, SETTINGS)
     layout = build_layout(census.codes, census.rows, tuple(SETTINGS.splits), 128, 4)
-    frame = exchange(jets, SETTINGS, layout)
+    frame = exchange(located(jets), ENCODER, SETTINGS, layout)
     plan = frame._jdf.queryExecution().executedPlan().toString()
     assert len(re.findall(r"\bExchange\b", plan)) == 1
     sizes = frame.groupBy(spark_partition_id()).count().collect()
@@ -221,10 +224,13 @@ def test_labels_and_broken_rows_are_counted(spark: SparkSession, tmp_path: Path)
 
 def test_nothing_left_is_explained(spark: SparkSession, stored: str, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"labels": ("H",)})
-    with pytest.raises(DataError, match=f"none of {JETS} jets is left .*label {JETS}.*kept are labels H and masses"):
+    with pytest.raises(
+        DataError,
+        match=f"none of {JETS} rows of the jets table is left .label {JETS}.; selected are labels .*H.*mass_window",
+    ):
         write_training_set(spark, spark.read.parquet(stored), settings, str(tmp_path))
     empty = spark.read.parquet(stored).where("jet_id < 0")
-    with pytest.raises(DataError, match=r"none of 0 jets is left .the table is empty"):
+    with pytest.raises(DataError, match=r"none of 0 rows of the jets table is left .the table is empty"):
         write_training_set(spark, empty, SETTINGS, str(tmp_path))
 
 
@@ -239,18 +245,11 @@ def test_bad_calls_are_refused(spark: SparkSession, stored: str, tmp_path: Path)
         write_training_set(spark, jets, SETTINGS, str(tmp_path))
 
 
-def test_repeated_ids_are_refused(spark: SparkSession, table: pa.Table, tmp_path: Path) -> None:
-    doubled = pa.concat_tables([table.slice(0, 300), table.slice(40, 1)])
-    jets = spark.read.parquet(store(doubled, tmp_path / "jets", 2))
-    with pytest.raises(DataError, match="column jet_id: 1 repeated values, for instance 10040"):
-        write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"))
-
-
 def test_an_input_that_changes_between_the_passes_is_noticed(
     spark: SparkSession, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jets = spark.read.parquet(store(table.slice(0, 600), tmp_path / "jets", 2))
-    census = take_census(jets.where("jet_id != 10007"), SETTINGS)
+    census = take_census(jets.where("jet_id != 10007"), ENCODER, SETTINGS)
     monkeypatch.setattr(module, "take_census", lambda *_: census)
     with pytest.raises(DataError, match="the jets table changed while it was read"):
         write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"))
@@ -269,8 +268,7 @@ def test_leftovers_of_killed_tasks_are_removed(tmp_path: Path) -> None:
     keep.parent.mkdir()
     keep.write_text("x")
     hidden.write_text("half")
-    manifest_shards = {"train": (module.Shard(path="split=train/shard-00000.parquet", rows=1, bytes=1, sha256=""),)}
-    module._remove_leftovers(str(tmp_path), manifest_shards)
+    module._remove_leftovers(str(tmp_path))
     assert keep.exists()
     assert not hidden.exists()
 
@@ -289,13 +287,13 @@ def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.Monke
 def test_footers_that_differ_are_found(made: tuple[Path, Manifest], tmp_path: Path) -> None:
     folder, manifest = made
     shards = list(manifest.shards("train"))
-    module.check_footers(str(folder), shards)
+    check_footers(str(folder), shards, TRAINING_ARROW)
     with pytest.raises(DataError, match="rows read back are 128, written were 127"):
-        module.check_footers(str(folder), [shards[0].model_copy(update={"rows": 127})])
+        check_footers(str(folder), [shards[0].model_copy(update={"rows": 127})], TRAINING_ARROW)
     with pytest.raises(DataError, match="bytes read back"):
-        module.check_footers(str(folder), [shards[0].model_copy(update={"bytes": 1})])
+        check_footers(str(folder), [shards[0].model_copy(update={"bytes": 1})], TRAINING_ARROW)
     with pytest.raises(DataError, match="must lie on storage that all machines share"):
-        module.check_footers(str(tmp_path), shards)
+        check_footers(str(tmp_path), shards, TRAINING_ARROW)
     table = pq.ParquetFile(folder / shards[0].path).read()
     pq.write_table(table, tmp_path / "two.parquet", row_group_size=100)
     pq.write_table(table.drop_columns(["label"]), tmp_path / "few.parquet")
@@ -303,7 +301,7 @@ def test_footers_that_differ_are_found(made: tuple[Path, Manifest], tmp_path: Pa
         size = (tmp_path / f"{name}.parquet").stat().st_size
         shard = module.Shard(path=f"{name}.parquet", rows=128, bytes=size, sha256="")
         with pytest.raises(DataError, match=reason):
-            module.check_footers(str(tmp_path), [shard])
+            check_footers(str(tmp_path), [shard], TRAINING_ARROW)
 
 
 def test_featurize_gives_training_rows_of_sound_jets(spark: SparkSession, stored: str, table: pa.Table) -> None:

@@ -32,6 +32,8 @@ def make_manifest(folder: Path) -> Manifest:
         feature_names=("a", "b"),
         feature_mean=(0.5, -1.0),
         feature_std=(1.0, 2.0),
+        feature_count=7,
+        feature_squares=(7.0, 28.0),
         n_particles=4,
         mass_bin_edges=(0.0, 10.0, 20.0),
         splits={"train": tuple(shards), "test": ()},
@@ -74,9 +76,9 @@ def test_verify_names_each_bad_file_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"schema_version": 99}, r"schema_version is 99, this release reads 1; prepare the set again"),
+        ({"schema_version": 99}, r"schema_version is 99, this release reads 2; prepare the set again"),
         ({"schema_version": None}, "schema_version is None"),
-        ({"kind": "model"}, "kind is 'model', expected 'training-set'"),
+        ({"kind": "model"}, "kind is 'model', expected 'training-set' or 'table-set'"),
         ({"n_particles": "many"}, "n_particles"),
         ({"colour": "red"}, "unknown key 'colour'"),
     ],

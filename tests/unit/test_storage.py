@@ -118,6 +118,79 @@ def test_killed_publisher_leaves_the_old_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a").read_text() == "old"
 
 
+def test_extension_keeps_adds_and_replaces(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for path in ("a", "split=x/b", "c"):
+        storage.write_text(str(output / path), f"old {path}")
+    inode = (output / "split=x" / "b").stat().st_ino
+    with (output / "a").open() as reader, storage.extend(str(output)) as staging:
+        storage.write_text(storage.join(staging, "a"), "new a")
+        storage.write_text(storage.join(staging, "d"), "new d")
+        storage.remove(storage.join(staging, "c"))
+        assert tree(output) == {"a": "old a", "c": "old c", "split=x/b": "old split=x/b"}
+        assert reader.read() == "old a"
+    assert tree(tmp_path) == {"out/a": "new a", "out/d": "new d", "out/split=x/b": "old split=x/b"}
+    assert (output / "split=x" / "b").stat().st_ino == inode  # a link, not a copy
+
+
+def test_extension_of_nothing_is_a_publication(tmp_path: Path) -> None:
+    with storage.extend(str(tmp_path / "out")) as staging:
+        assert tree(Path(staging)) == {}
+        storage.write_text(storage.join(staging, "a"), "new")
+    assert tree(tmp_path) == {"out/a": "new"}
+
+
+def test_extension_copies_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage.write_text(str(tmp_path / "out" / "deep" / "a"), "old")
+    with storage.extend(str(tmp_path / "out")) as staging:
+        storage.write_text(storage.join(staging, "b"), "new")
+    assert tree(tmp_path) == {"out/b": "new", "out/deep/a": "old"}
+
+
+def test_extension_of_a_remote_folder() -> None:
+    fsspec.filesystem("memory").store.clear()
+    output = "memory://bucket/out"
+    storage.write_text(storage.join(output, "part", "a"), "old")
+    with storage.extend(output) as staging:
+        storage.write_text(storage.join(staging, "b"), "new")
+    assert storage.list_files(output) == ["b", "part/a"]
+    assert storage.read_text(storage.join(output, "part", "a")) == "old"
+
+
+def test_extension_notices_another_writer(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    storage.write_text(storage.join(output, "a"), "old")
+
+    def race() -> None:
+        with storage.extend(output) as first:
+            with storage.extend(output) as second:
+                storage.write_text(storage.join(second, "b"), "second")
+            storage.write_text(storage.join(first, "c"), "first")
+
+    with pytest.raises(DataError, match="another run changed it while it was being extended"):
+        race()
+    assert tree(tmp_path) == {"out/a": "old", "out/b": "second"}
+
+
+def test_killed_extension_leaves_the_old_folder(tmp_path: Path) -> None:
+    for path in ("a", "b"):
+        storage.write_text(str(tmp_path / "out" / path), "old")
+    code = (
+        "import os, signal, sys\nfrom sparton import storage\n"
+        "with storage.extend(sys.argv[1]) as staging:\n"
+        "    storage.write_text(storage.join(staging, 'a'), 'new')\n"
+        "    storage.remove(storage.join(staging, 'b'))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert tree(tmp_path / "out") == {"a": "old", "b": "old"}
+
+
 def test_remote_file_system_goes_the_same_way() -> None:
     fsspec.filesystem("memory").store.clear()
     output = "memory://bucket/out"

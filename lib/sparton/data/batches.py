@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from sparton import storage
 from sparton.data.blocks import WEIGHT, Arrays, Column, batch_columns, gather_blocks
-from sparton.data.manifest import Manifest, Shard, bad_shards
+from sparton.data.manifest import SetManifest, Shard, bad_shards
 from sparton.data.plan import EpochPlan
 from sparton.data.shard_reader import read_shards
 from sparton.errors import DataError, UsageError
@@ -26,7 +26,7 @@ READ_FAILURE = re.compile(r"DataError: (?P<message>.*)")
 
 def batches(
     folder: str,
-    manifest: Manifest,
+    manifest: SetManifest,
     split: str,
     plan: EpochPlan,
     rank: int,
@@ -38,7 +38,7 @@ def batches(
     Parameters
     ----------
     folder, manifest, split
-        The set, what :func:`sparton.data.manifest.read_manifest` returned for it, and one of its splits.
+        The set, what :func:`sparton.data.manifest.read_set` returned for it, and one of its splits.
     plan
         Made by :func:`sparton.data.plan.plan_epoch` from ``manifest.shard_rows(split)``.
     rank

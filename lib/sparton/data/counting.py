@@ -1,35 +1,30 @@
-"""The light pass over the input: sound and selected rows per bucket, and what became of the others."""
+"""The light pass over the input: rows to store per bucket, and what became of the others.
+
+It also writes the quarantine: rows that cannot be used, each with its place in the input and the reason.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
+from pyspark import TaskContext
 from pyspark.sql import functions
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from sparton.data.encoder import FILE, ROW, Encoder, Indices
 from sparton.data.layout import bucket_of, code_of, shuffle_key, split_of
 from sparton.data.manifest import Counts
-from sparton.data.screening import REASONS, REQUIRED, JetRows, Mask, Screened, screen
-from sparton.data.settings import PrepareSettings
+from sparton.data.quarantine_writer import quarantine_file, quarantined
+from sparton.data.settings import SetSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-Indices = NDArray[np.int64]
-
-CRITERIA = ("label", "mass_window")
-"""Why a sound jet is not selected, in the order in which it is asked."""
-
-TRUNCATION = ("truncated_jets", "truncated_constituents", "dropped_constituents", "reordered_jets")
-TALLIES = ("read", *REASONS, *CRITERIA, *TRUNCATION)
 
 COUNT_ARROW = pa.schema([pa.field("code", pa.int64()), pa.field("rows", pa.int64())])
 PACKED_ARROW = pa.schema([pa.field("codes", pa.binary()), pa.field("rows", pa.binary())])
@@ -43,66 +38,85 @@ class Census:
     rows: Indices
     counts: Counts
 
+    def changed_by(self, codes: Indices, rows: Indices) -> tuple[Indices, Indices]:
+        """Return codes and rows after ``rows`` [m] more (negative: fewer) in the buckets ``codes`` [m]."""
+        merged, place = np.unique(np.concatenate([self.codes, codes]), return_inverse=True)
+        totals = np.zeros(merged.size, np.int64)
+        np.add.at(totals, place, np.concatenate([self.rows, rows]))
+        return merged[totals > 0], totals[totals > 0]
 
-def take_census(df: DataFrame, settings: PrepareSettings) -> Census:
-    """Count the rows of a jets table per bucket, reading it once; only counts travel between machines."""
-    counted = df.select(*REQUIRED).mapInArrow(
-        partial(_count_batches, settings=settings), from_arrow_schema(COUNT_ARROW)
-    )
+    def without(self, codes: Indices, surplus: Indices, reason: str) -> Census:
+        """Return the census after ``surplus`` [m] rows of the buckets ``codes`` [m] were rejected for a reason."""
+        kept_codes, kept_rows = self.changed_by(codes, -surplus)
+        rejected = Counter(self.counts.rejected) + Counter({reason: int(surplus.sum())})
+        counts = self.counts.model_copy(update={"kept": int(kept_rows.sum()), "rejected": dict(rejected)})
+        return replace(self, codes=kept_codes, rows=kept_rows, counts=counts)
+
+
+def take_census(df: DataFrame, encoder: Encoder, settings: SetSettings, quarantine: str | None = None) -> Census:
+    """Count the rows of a table per bucket, reading it once; only counts travel between machines.
+
+    Parameters
+    ----------
+    df
+        Rows of the input, with :data:`sparton.data.encoder.FILE` and :data:`sparton.data.encoder.ROW`.
+    encoder, settings
+        The kind of table, and the settings of the set.
+    quarantine
+        Start of the paths of the files that rejected rows go to, one for each task that has some; None: nowhere.
+    """
+    names = _names(encoder)
+    columns = dict.fromkeys((*encoder.columns, *(name for name in (FILE, ROW) if name in df.columns)))
+    count = partial(_count_batches, encoder=encoder, settings=settings, names=names, quarantine=quarantine)
+    counted = df.select(*columns).mapInArrow(count, from_arrow_schema(COUNT_ARROW))
     totals = counted.groupBy("code").agg(functions.sum("rows").alias("rows"))
     packed = totals.mapInArrow(_pack, from_arrow_schema(PACKED_ARROW)).collect()
     codes = np.concatenate([np.frombuffer(row["codes"], np.int64) for row in packed] + [np.zeros(0, np.int64)])
     rows = np.concatenate([np.frombuffer(row["rows"], np.int64) for row in packed] + [np.zeros(0, np.int64)])
     order = np.argsort(codes)
     codes, rows = codes[order], rows[order]
-    tally = dict(zip((-1 - codes[codes < 0]).tolist(), rows[codes < 0].tolist(), strict=True))
+    tally = {names[-1 - code]: number for code, number in zip(codes.tolist(), rows.tolist(), strict=True) if code < 0}
     kept = codes >= 0
-    return Census(codes[kept], rows[kept], _counts([tally.get(index, 0) for index in range(len(TALLIES))], rows[kept]))
+    return Census(codes[kept], rows[kept], _counts(encoder, tally, int(rows[kept].sum())))
 
 
-def selected(rows: JetRows, settings: PrepareSettings) -> tuple[Mask, Counter[str]]:
-    """Return which jets the settings keep, bool[n], and how many are excluded by each of :data:`CRITERIA`."""
-    excluded: Counter[str] = Counter()
-    kept = np.ones(len(rows), bool)
-    if settings.labels is not None:
-        wanted = pc.is_in(rows.label, value_set=pa.array(settings.labels, pa.string()))
-        kept = wanted.to_numpy(zero_copy_only=False)
-        excluded["label"] = int(np.count_nonzero(~kept))
-    if settings.mass_window is not None:
-        low, high = settings.mass_window
-        inside = (rows.jets.jet_mass > low) & (rows.jets.jet_mass < high)
-        excluded["mass_window"] = int(np.count_nonzero(kept & ~inside))
-        kept = kept & inside
-    return kept, excluded
+def codes_of(ids: Indices, settings: SetSettings) -> tuple[Indices, Indices, Indices]:
+    """Return (split, bucket, sort key) of rows by their ids, int64[n] each."""
+    key = shuffle_key(ids, settings.seed)
+    return split_of(ids, tuple(settings.splits.values())), bucket_of(key), key
 
 
-def codes_of(jet_id: Indices, settings: PrepareSettings) -> tuple[Indices, Indices, Indices]:
-    """Return (split, bucket, sort key) of jets, int64[n] each."""
-    key = shuffle_key(jet_id, settings.seed)
-    return split_of(jet_id, tuple(settings.splits.values())), bucket_of(key), key
+def count_ids(ids: Indices, settings: SetSettings) -> tuple[Indices, Indices]:
+    """Return the distinct bucket codes of rows, and how many rows each has."""
+    split, bucket, _ = codes_of(ids, settings)
+    codes, counts = np.unique(code_of(split, bucket), return_counts=True)
+    return codes, counts.astype(np.int64)
 
 
-def _count_batches(batches: Iterable[pa.RecordBatch], settings: PrepareSettings) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        screened = screen(batch)
-        kept, excluded = selected(screened.rows, settings)
-        tally = {"read": batch.num_rows, **screened.rejected, **excluded, **_truncation(screened, kept, settings)}
-        split, bucket, _ = codes_of(screened.rows.jet_id[kept], settings)
-        codes, counts = np.unique(code_of(split, bucket), return_counts=True)
-        tallied = np.array([-1 - TALLIES.index(name) for name in tally], np.int64)
-        columns = [np.concatenate([tallied, codes]), np.concatenate([list(tally.values()), counts]).astype(np.int64)]
-        yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=COUNT_ARROW)
+def _names(encoder: Encoder) -> tuple[str, ...]:
+    return ("read", *encoder.reasons, *encoder.criteria, *encoder.alterations)
 
 
-def _truncation(screened: Screened, kept: Mask, settings: PrepareSettings) -> dict[str, int]:
-    over = screened.rows.jets.n_constituents[kept].astype(np.int64) - settings.features.n_particles
-    values = (
-        np.count_nonzero(over > 0),
-        over[over > 0].sum(),
-        screened.dropped[kept].sum(),
-        np.count_nonzero(screened.reordered[kept]),
-    )
-    return dict(zip(TRUNCATION, map(int, values), strict=True))
+def _count_batches(
+    batches: Iterable[pa.RecordBatch],
+    encoder: Encoder,
+    settings: SetSettings,
+    names: tuple[str, ...],
+    quarantine: str | None,
+) -> Iterator[pa.RecordBatch]:
+    context = TaskContext.get()
+    task = context.partitionId() if context else 0
+    with quarantine_file(f"{quarantine}-rejected-{task:05d}.parquet") as file:
+        for batch in batches:
+            sifted = encoder.sift(batch)
+            if quarantine is not None and sifted.rejected.row.size:
+                file.add(quarantined(batch, encoder.source_ids(batch), sifted.rejected))
+            tally = Counter({"read": batch.num_rows}) + sifted.rejected.counts() + sifted.tally
+            codes, counts = count_ids(sifted.ids, settings)
+            tallied = np.array([-1 - names.index(name) for name in tally], np.int64)
+            values = np.array(list(tally.values()), np.int64)
+            columns = [np.concatenate([tallied, codes]), np.concatenate([values, counts])]
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=COUNT_ARROW)
 
 
 def _pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -112,12 +126,14 @@ def _pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_arrays([pa.array(column, pa.binary()) for column in content], schema=PACKED_ARROW)
 
 
-def _counts(tally: list[int], rows: Indices) -> Counts:
-    values = dict(zip(TALLIES, tally, strict=True))
+def _counts(encoder: Encoder, tally: dict[str, int], kept: int) -> Counts:
+    def part(names: tuple[str, ...]) -> dict[str, int]:
+        return {name: tally[name] for name in names if tally.get(name)}
+
     return Counts(
-        read=values["read"],
-        kept=int(rows.sum()),
-        rejected={name: values[name] for name in REASONS if values[name]},
-        excluded={name: values[name] for name in CRITERIA if values[name]},
-        **{name: values[name] for name in TRUNCATION},
+        read=tally.get("read", 0),
+        kept=kept,
+        rejected=part(encoder.reasons),
+        excluded=part(encoder.criteria),
+        altered=part(encoder.alterations),
     )

@@ -1,8 +1,4 @@
-"""The rows as they cross the one shuffle exchange: jets with packed constituents, the group that writes them, a key.
-
-Constituents travel as one binary column (float32 px, py, pz, energy per constituent), which is several times smaller
-than the padded feature tensor and costs no work per element on the way between Spark and Python.
-"""
+"""The rows as they cross the one shuffle exchange: the group that writes them, a sort key, an id and their content."""
 
 from __future__ import annotations
 
@@ -15,82 +11,93 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from sparton.data.counting import codes_of, selected
-from sparton.data.featurize import MAX_BINARY_BYTES
+from sparton.data.counting import codes_of
+from sparton.data.encoder import FILE, ROW, Encoder, Indices, ids_of
 from sparton.data.layout import Layout
 from sparton.data.routing import routes
-from sparton.data.screening import JET_VALUES, MOMENTA, REQUIRED, JetRows, screen
-from sparton.data.settings import PrepareSettings
-from sparton.errors import DataError
-from sparton.physics.jets import Jets
+from sparton.data.settings import SetSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-CONSTITUENT_BYTES = len(MOMENTA) * 4
-
-EXCHANGE_ARROW = pa.schema(
-    [
-        pa.field("route", pa.int32()),
-        pa.field("group", pa.int32()),
-        pa.field("key", pa.int64()),
-        pa.field("jet_id", pa.int64()),
-        pa.field("label", pa.string()),
-        *(pa.field(name, pa.float32()) for name in JET_VALUES),
-        pa.field("constituents", pa.binary()),
-    ]
-)
+KEYS = (("route", pa.int32()), ("group", pa.int32()), ("key", pa.int64()), ("id", pa.int64()))
+STORED = ("stored", pa.bool_())
+PLACE = ((FILE, pa.string()), (ROW, pa.int64()))
 
 
-def exchange(df: DataFrame, settings: PrepareSettings, layout: Layout) -> DataFrame:
-    """Return the sound, selected rows of a jets table with one partition per group, in the global order."""
-    assign = partial(_assign_batches, settings=settings, layout=layout, route=routes(len(layout.groups)))
-    rows = df.select(*REQUIRED).mapInArrow(assign, from_arrow_schema(EXCHANGE_ARROW))
-    exchanged = rows.repartition(len(layout.groups), "route")
-    return exchanged.sortWithinPartitions("group", "key", "jet_id").drop("route")
+def exchange(
+    df: DataFrame,
+    encoder: Encoder,
+    settings: SetSettings,
+    layout: Layout,
+    stored: DataFrame | None = None,
+    located: bool = False,
+) -> DataFrame:
+    """Return the rows that go into the set with one partition per group, in the global order.
 
-
-def unpack(batch: pa.RecordBatch) -> JetRows:
-    """Return the jets of a batch that crossed the exchange."""
-    packed = batch.column("constituents")
-    limits = np.frombuffer(packed.buffers()[1], np.int32)[packed.offset : packed.offset + len(packed) + 1]
-    content = np.frombuffer(packed.buffers()[2] or b"", "<f4")[limits[0] // 4 : limits[-1] // 4]
-    momenta = content.reshape(-1, len(MOMENTA))
-    jets = Jets(
-        event_index=np.zeros(len(packed), np.int64),
-        pdg_id=np.zeros(len(momenta), np.int32),
-        offsets=((limits - limits[0]) // CONSTITUENT_BYTES).astype(np.int64),
-        **{name: batch.column(name).to_numpy() for name in JET_VALUES},
-        **{name: np.ascontiguousarray(momenta[:, index]) for index, name in enumerate(MOMENTA)},
+    Parameters
+    ----------
+    df
+        Rows of the input, with :data:`sparton.data.encoder.FILE` and :data:`sparton.data.encoder.ROW`.
+    encoder, settings, layout
+        The kind of table, the settings of the set, and which group needs which rows.
+    stored
+        Ids (one column) of rows that the set has and that get a new place; they travel without content, marked by the
+        column ``stored``.
+    located
+        Let the rows' place in the input travel along.
+    """
+    schema = _schema(encoder, stored is not None, located)
+    shared = partial(
+        _assign_batches, encoder=encoder, settings=settings, layout=layout, route=routes(len(layout.groups)), to=schema
     )
-    return JetRows(batch.column("jet_id").to_numpy(), batch.column("label"), jets)
+    columns = (*encoder.columns, FILE, ROW) if located else encoder.columns
+    rows = df.select(*dict.fromkeys(columns)).mapInArrow(shared, from_arrow_schema(schema))
+    if stored is not None:
+        rows = rows.union(stored.mapInArrow(partial(shared, stored=True), from_arrow_schema(schema)))
+    exchanged = rows.repartition(len(layout.groups), "route")
+    # The columns behind the key tell doubles apart, so that their order does not hang on where they came from.
+    behind = [*encoder.payload.names, *([FILE, ROW] if located else [])]
+    return exchanged.sortWithinPartitions("group", "key", *behind).drop("route")
+
+
+def _schema(encoder: Encoder, stored: bool, located: bool) -> pa.Schema:
+    fields = [*KEYS, *([STORED] if stored else [])]
+    place = PLACE if located else ()
+    return pa.schema([pa.field(*pair) for pair in fields] + list(encoder.payload) + [pa.field(*pair) for pair in place])
 
 
 def _assign_batches(
-    batches: Iterator[pa.RecordBatch], settings: PrepareSettings, layout: Layout, route: NDArray[np.int32]
+    batches: Iterator[pa.RecordBatch],
+    encoder: Encoder,
+    settings: SetSettings,
+    layout: Layout,
+    route: NDArray[np.int32],
+    to: pa.Schema,
+    stored: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        rows = screen(batch).rows
-        rows = rows.select(selected(rows, settings)[0])
-        split, bucket, key = codes_of(rows.jet_id, settings)
+        sifted = None if stored else encoder.sift(batch)
+        ids = ids_of(batch, batch.schema.names[0]).to_numpy() if sifted is None else sifted.ids
+        split, bucket, key = codes_of(ids, settings)
         index, group = layout.groups_of(split, bucket)
-        copied = rows if index.size == len(rows) else rows.take(index)
-        yield _pack(copied, key[index], group, route[group])
+        columns = {
+            "route": pa.array(route[group]),
+            "group": pa.array(group.astype(np.int32)),
+            "key": pa.array(key[index]),
+            "id": pa.array(ids[index]),
+            "stored": pa.repeat(pa.scalar(stored), index.size),
+        }
+        if sifted is not None:
+            columns |= dict(zip(encoder.payload.names, encoder.pack(sifted.content, index), strict=True))
+            columns |= _place(batch, sifted.row[index])
+        yield pa.RecordBatch.from_arrays([_column(columns, field, index) for field in to], schema=to)
 
 
-def _pack(rows: JetRows, key: NDArray[np.int64], group: NDArray[np.int64], route: NDArray[np.int32]) -> pa.RecordBatch:
-    jets = rows.jets
-    columns = [pa.array(route), pa.array(group.astype(np.int32)), pa.array(key), pa.array(rows.jet_id), rows.label]
-    columns += [pa.array(getattr(jets, name)) for name in JET_VALUES]
-    return pa.RecordBatch.from_arrays([*columns, _pack_constituents(jets)], schema=EXCHANGE_ARROW)
+def _place(batch: pa.RecordBatch, rows: Indices) -> dict[str, pa.Array]:
+    present = [name for name in (FILE, ROW) if name in batch.schema.names]
+    return {name: batch.column(name).take(pa.array(rows)) for name in present}
 
 
-def _pack_constituents(jets: Jets) -> pa.Array:
-    momenta = np.stack([getattr(jets, name) for name in MOMENTA], axis=1).astype("<f4", copy=False)
-    if momenta.nbytes > MAX_BINARY_BYTES:
-        raise DataError(
-            f"a batch of {len(jets)} jets holds {momenta.nbytes} bytes of constituents, over 2 GiB; "
-            "lower spark.sql.execution.arrow.maxRecordsPerBatch"
-        )
-    offsets = (jets.offsets * CONSTITUENT_BYTES).astype(np.int32)
-    return pa.Array.from_buffers(pa.binary(), len(jets), [None, pa.py_buffer(offsets), pa.py_buffer(momenta)])
+def _column(columns: dict[str, pa.Array], field: pa.Field, index: Indices) -> pa.Array:
+    return columns[field.name] if field.name in columns else pa.nulls(index.size, field.type)

@@ -30,11 +30,12 @@ class Group:
     """Shards ``first_shard .. first_shard + shards - 1`` of a split, written by one task.
 
     The task gets ``expected`` rows in order, of which it leaves out ``skip`` at the start, keeps ``rows`` and leaves
-    out the rest.
+    out the rest. Codes of the split's buckets start at ``base``.
     """
 
     number: int
     split: str
+    base: int
     first_shard: int
     shards: int
     rows: int
@@ -95,7 +96,12 @@ def code_of(split: Indices, bucket: Indices) -> Indices:
 
 
 def build_layout(
-    codes: Indices, counts: Indices, splits: Sequence[str], rows_per_shard: int, shards_per_group: int
+    codes: Indices,
+    counts: Indices,
+    splits: Sequence[str],
+    rows_per_shard: int,
+    shards_per_group: int,
+    first_shards: Sequence[int] | None = None,
 ) -> Layout:
     """Return the layout for rows counted by :func:`code_of`.
 
@@ -109,10 +115,12 @@ def build_layout(
         Rows of every shard but a split's last.
     shards_per_group
         Shards that one task writes.
+    first_shards
+        Number of the first shard of each split; None starts at 0.
     """
     groups: list[Group] = []
     base, first_bucket, last_bucket = [], [], []
-    for number, name in enumerate(splits):
+    for number, (name, offset) in enumerate(zip(splits, first_shards or [0] * len(splits), strict=True)):
         inside = slice(*np.searchsorted(codes, [number * BUCKETS, (number + 1) * BUCKETS]))
         bucket, ends = codes[inside] - number * BUCKETS, np.cumsum(counts[inside])
         total = int(ends[-1]) if ends.size else 0
@@ -128,7 +136,8 @@ def build_layout(
             Group(
                 number=base[number] + index,
                 split=name,
-                first_shard=index * shards_per_group,
+                base=number * BUCKETS,
+                first_shard=offset + index * shards_per_group,
                 shards=-(-(stop - start) // rows_per_shard),
                 rows=stop - start,
                 skip=start - int(starts[first[index]]),

@@ -1,21 +1,25 @@
-"""The manifest of a training set: what its shards hold, how they were made and how to tell whether they are intact."""
+"""The manifest of a set: what its shards hold, how they were made and how to tell whether they are intact."""
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config, validate
-from sparton.data.schema import TRAINING_ARROW
+from sparton.data.schema import TABLE_ARROW, TRAINING_ARROW
+from sparton.data.statistics import Moments
 from sparton.errors import ConfigError, DataError
 
 KIND: Final = "training-set"
-SCHEMA_VERSION: Final = 1
+TABLE_KIND: Final = "table-set"
+SCHEMA_VERSION: Final = 2
 VERIFY_THREADS = 16  # checks wait for the storage, not for the processor
 
 
@@ -34,27 +38,39 @@ class Counts(Config):
     Attributes
     ----------
     read, kept
-        Jets in the input, and jets in the shards.
+        Rows in the input, and rows in the shards.
     rejected
-        Broken jets by reason, see :mod:`sparton.data.screening`.
+        Broken and repeated rows by reason; they are in the quarantine.
     excluded
-        Sound jets outside the selection, by criterion.
-    truncated_jets, truncated_constituents
-        Kept jets with more constituents than the tensor has slots, and how many constituents were left out.
-    dropped_constituents
-        Constituents of kept jets without transverse momentum.
-    reordered_jets
-        Kept jets whose constituents did not come by falling pT.
+        Sound rows outside the selection, by criterion.
+    altered
+        What was changed in sound, selected rows, doubles included. Of jets: ``truncated_jets`` (with more
+        constituents than the tensor has slots), ``truncated_constituents`` (how many were left out),
+        ``dropped_constituents`` (without transverse momentum), ``reordered_jets`` (constituents did not come by
+        falling pT), ``wrapped_phi`` (phi was outside [-pi, pi)).
     """
 
     read: int
     kept: int
     rejected: dict[str, int] = Field(default_factory=dict)
     excluded: dict[str, int] = Field(default_factory=dict)
-    truncated_jets: int = 0
-    truncated_constituents: int = 0
-    dropped_constituents: int = 0
-    reordered_jets: int = 0
+    altered: dict[str, int] = Field(default_factory=dict)
+
+    def plus(self, other: Counts) -> Counts:
+        """Return the counts of both inputs together."""
+        named = {
+            name: dict(Counter(getattr(self, name)) + Counter(getattr(other, name)))
+            for name in ("rejected", "excluded", "altered")
+        }
+        return Counts(read=self.read + other.read, kept=self.kept + other.kept, **named)
+
+
+class SourceFile(Config):
+    """One file that a set was made from, whatever its name: SHA-256 (hex) of its content, size in bytes and rows."""
+
+    sha256: str
+    bytes: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -66,19 +82,19 @@ class BadFile:
     detail: str
 
 
-class Manifest(Config):
-    """Description of a training set, stored beside its shards as ``_manifest.json``.
+class SetManifest(Config):
+    """Description of a set, stored beside its shards as ``_manifest.json``; what all kinds of sets have in common.
 
     Attributes
     ----------
     kind, schema_version
         What the folder is, and the version of its layout.
-    feature_names, n_particles
-        Columns and slots of the feature tensor: a row is float32[n_particles, len(feature_names)].
+    feature_names
+        Columns of the feature tensor.
     feature_mean, feature_std
-        Statistics of each feature over the real particles of the train split; the deviation is never 0.
-    mass_bin_edges
-        Edges (GeV) of the target's bins; there are as many classes as edges, the last one is the overflow.
+        Statistics of each feature over the train split; the deviation is never 0.
+    feature_count, feature_squares
+        Number of values behind them, and sums of squared deviations from the mean: what exact merging needs.
     splits
         Shards of each split, in order.
     rows_per_shard, seed
@@ -89,44 +105,50 @@ class Manifest(Config):
         What became of the input's rows.
     inputs
         Fingerprints of the inputs by role.
+    sources
+        The files that the set was made from; empty where it was made from a query.
+    extensions
+        How often the set has been extended.
     notes
         Remarks for the reader, such as features that do not vary.
     """
 
-    kind: Literal["training-set"] = KIND
-    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["training-set", "table-set"]
+    schema_version: Literal[2] = SCHEMA_VERSION
     feature_names: tuple[str, ...]
     feature_mean: tuple[float, ...]
     feature_std: tuple[float, ...]
-    n_particles: int
-    mass_bin_edges: tuple[float, ...]
+    feature_count: int
+    feature_squares: tuple[float, ...]
     splits: dict[str, tuple[Shard, ...]]
     rows_per_shard: int
     seed: int
     settings: dict[str, Any]
     counts: Counts
     inputs: dict[str, str] = Field(default_factory=dict)
+    sources: tuple[SourceFile, ...] = ()
+    extensions: int = 0
     notes: tuple[str, ...] = ()
 
     @property
-    def n_targets(self) -> int:
-        """Classes of the target: the mass bins and the overflow."""
-        return len(self.mass_bin_edges)
-
-    @property
     def feature_shape(self) -> tuple[int, ...]:
-        """Shape of one row's features: slots and features."""
-        return (self.n_particles, len(self.feature_names))
+        """Shape of one row's features."""
+        return (len(self.feature_names),)
 
     @property
     def row_schema(self) -> pa.Schema:
         """Columns of the shards."""
-        return TRAINING_ARROW
+        return {KIND: TRAINING_ARROW, TABLE_KIND: TABLE_ARROW}[self.kind]
 
     @property
     def id_name(self) -> str:
         """The column that identifies a row."""
         return str(self.row_schema.names[0])
+
+    @property
+    def moments(self) -> Moments:
+        """The features' moments over the train split."""
+        return Moments(self.feature_count, np.array(self.feature_mean), np.array(self.feature_squares))
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """Return the shards of a split.
@@ -161,6 +183,39 @@ class Manifest(Config):
         return bad_shards(folder, shards, checksums)
 
 
+class Manifest(SetManifest):
+    """Description of a training set of jets.
+
+    Attributes
+    ----------
+    n_particles
+        Slots of the feature tensor: a row is float32[n_particles, len(feature_names)]. Statistics of the features are
+        those of real particles.
+    mass_bin_edges
+        Edges (GeV) of the target's bins; there are as many classes as edges, the last one is the overflow.
+    """
+
+    kind: Literal["training-set"] = KIND
+    n_particles: int
+    mass_bin_edges: tuple[float, ...]
+
+    @property
+    def n_targets(self) -> int:
+        """Classes of the target: the mass bins and the overflow."""
+        return len(self.mass_bin_edges)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row's features: slots and features."""
+        return (self.n_particles, len(self.feature_names))
+
+
+class TableManifest(SetManifest):
+    """Description of a table set: a row is float32[len(feature_names)]."""
+
+    kind: Literal["table-set"] = TABLE_KIND
+
+
 def bad_shards(folder: str, shards: list[Shard], checksums: bool) -> list[BadFile]:
     """Return those of the shards that are missing or have another size or, if asked for, another checksum."""
     with ThreadPoolExecutor(VERIFY_THREADS) as pool:
@@ -169,7 +224,22 @@ def bad_shards(folder: str, shards: list[Shard], checksums: bool) -> list[BadFil
 
 
 def read_manifest(folder: str) -> Manifest:
-    """Read the manifest of a training set.
+    """Read the manifest of a training set of jets.
+
+    Raises
+    ------
+    DataError
+        If there is none, or it is damaged, of another kind or of another version.
+    """
+    manifest = read_set(folder)
+    if not isinstance(manifest, Manifest):
+        path = storage.join(folder, storage.MANIFEST)
+        raise DataError(f"{path}: kind is {manifest.kind!r}, expected {KIND!r}; name a folder made from a jets table")
+    return manifest
+
+
+def read_set(folder: str) -> Manifest | TableManifest:
+    """Read the manifest of a set of either kind.
 
     Raises
     ------
@@ -180,16 +250,18 @@ def read_manifest(folder: str) -> Manifest:
     if not storage.exists(path):
         raise DataError(f"{path}: no such file; expected a training set, made by 'sparton prepare'")
     values = storage.read_json(path)
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        found = values.get("kind") if isinstance(values, dict) else type(values).__name__
-        raise DataError(f"{path}: kind is {found!r}, expected {KIND!r}; name a folder made by 'sparton prepare'")
+    kind = values.get("kind") if isinstance(values, dict) else type(values).__name__
+    if kind not in (KIND, TABLE_KIND):
+        raise DataError(
+            f"{path}: kind is {kind!r}, expected {KIND!r} or {TABLE_KIND!r}; name a folder made by 'sparton prepare'"
+        )
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{path}: schema_version is {version!r}, this release reads {SCHEMA_VERSION}; prepare the set again"
         )
     try:
-        return validate(Manifest, values, path)
+        return validate(Manifest, values, path) if kind == KIND else validate(TableManifest, values, path)
     except ConfigError as error:
         raise DataError(f"{error}; the manifest is damaged, prepare the set again") from None
 

@@ -49,6 +49,16 @@ TRAINING_ARROW = pa.schema(
 
 ``n_particles`` counts the particles in the tensor, ``n_constituents`` those of the jet, which may be more."""
 
+TABLE_ARROW = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("features", pa.binary()),
+        pa.field("target", pa.float32()),
+        pa.field("weight", pa.float32()),
+    ]
+)
+"""One row of a plain table; ``features`` is little-endian float32 [n_features], ``target`` may be null."""
+
 ASSIGNMENTS_ARROW = pa.schema(
     [
         pa.field("jet_id", pa.int64(), nullable=False),

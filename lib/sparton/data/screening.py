@@ -1,7 +1,7 @@
 """From Arrow batches of the jets table to jagged arrays of sound jets, with a count of what was wrong.
 
 A row is rejected for the first reason of :data:`REASONS` that holds. Constituents without transverse momentum are
-dropped and the order by falling pT is restored; both are counted. No step loops over rows.
+dropped, the order by falling pT is restored and phi is moved into [-pi, pi); all are counted. No step loops over rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sparton.data.encoder import Rejected
 from sparton.data.schema import require_columns
 from sparton.physics import kinematics
 from sparton.physics.jets import Jets
@@ -52,16 +53,23 @@ class JetRows:
 
 @dataclass(frozen=True)
 class Screened:
-    """The sound rows of a batch, and how many were ``rejected`` by reason.
+    """The sound rows of a batch, their positions ``index`` int64[n] in it, and the ``refused`` ones.
 
     ``dropped`` int64[n] counts the constituents without transverse momentum per jet, ``reordered`` bool[n] tells
-    whose constituents had to be sorted.
+    whose constituents had to be sorted, ``wrapped`` bool[n] whose phi lay outside [-pi, pi).
     """
 
     rows: JetRows
-    rejected: Counter[str]
+    index: NDArray[np.int64]
+    refused: Rejected
     dropped: NDArray[np.int64]
     reordered: Mask
+    wrapped: Mask
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """Rejected rows by reason."""
+        return self.refused.counts()
 
 
 def screen(batch: pa.RecordBatch | pa.Table) -> Screened:
@@ -73,21 +81,27 @@ def screen(batch: pa.RecordBatch | pa.Table) -> Screened:
         If a column is missing.
     """
     require_columns(batch.schema.names, REQUIRED, "jets table")
-    rejected: Counter[str] = Counter()
     complete = ~_any_null(batch)
-    rejected["null"] = int(np.count_nonzero(~complete))
     even = complete & _even_lengths(batch)
-    rejected["unequal_lengths"] = int(np.count_nonzero(complete & ~even))
+    refused = [
+        Rejected.because("null", np.flatnonzero(~complete), "a required column is null"),
+        Rejected.because("unequal_lengths", np.flatnonzero(complete & ~even), "px, py, pz, energy differ in length"),
+    ]
+    index = np.flatnonzero(even)
     rows = _unchecked(batch if even.all() else batch.filter(pa.array(even)))
-    for reason, is_bad in (("not_finite", _not_finite), ("negative_energy", _negative_energy)):
+    for reason, detail, is_bad in (
+        ("not_finite", "NaN or infinity in a required column", _not_finite),
+        ("negative_energy", "the energy of a constituent is below 0", _negative_energy),
+    ):
         bad = is_bad(rows.jets)
-        rejected[reason] = int(np.count_nonzero(bad))
-        rows = rows.select(~bad)
+        refused.append(Rejected.because(reason, index[bad], detail))
+        rows, index = rows.select(~bad), index[~bad]
     rows, dropped = _without_empty_slots(rows)
     empty = rows.jets.n_constituents == 0
-    rejected["no_constituents"] = int(np.count_nonzero(empty))
+    refused.append(Rejected.because("no_constituents", index[empty], "no constituent has transverse momentum"))
     rows, reordered = _by_falling_pt(rows.select(~empty))
-    return Screened(rows, +rejected, dropped[~empty], reordered)
+    rows, wrapped = _with_phi_in_range(rows)
+    return Screened(rows, index[~empty], Rejected.join(refused), dropped[~empty], reordered, wrapped)
 
 
 def jets_from_batch(batch: pa.RecordBatch | pa.Table) -> Jets:
@@ -205,7 +219,49 @@ def _by_falling_pt(rows: JetRows) -> tuple[JetRows, Mask]:
     return replace(rows, jets=ordered), _any(rising, jets)
 
 
+def _with_phi_in_range(rows: JetRows) -> tuple[JetRows, Mask]:
+    """Move phi into [-pi, pi) by whole turns; tells whose was outside."""
+    phi = rows.jets.jet_phi.astype(np.float64)
+    outside = (phi < -np.pi) | (phi >= np.pi)
+    if not outside.any():
+        return rows, outside
+    moved = np.where(outside, kinematics.phi_to_float32(phi), rows.jets.jet_phi)
+    return replace(rows, jets=replace(rows.jets, jet_phi=moved)), outside
+
+
 def _constituents(jets: Jets, index: Mask | NDArray[np.int64], offsets: NDArray[np.int64]) -> Jets:
     """Return jets with the constituents at ``index`` (mask or indices) and these limits."""
     columns = {name: getattr(jets, name)[index] for name in (*MOMENTA, "pdg_id")}
     return replace(jets, offsets=offsets, **columns)
+
+
+def examine(jets: Jets) -> NDArray[np.str_]:
+    """Return why each jet would be rejected, the first of :data:`REASONS` that holds; empty for a sound one, str[n]."""
+    tested = (
+        ("not_finite", _not_finite(jets)),
+        ("negative_energy", _negative_energy(jets)),
+        ("no_constituents", _without_momentum(jets)),
+    )
+    reason = np.zeros(len(jets), "U24")
+    for name, bad in reversed(tested):
+        reason[bad] = name
+    return reason
+
+
+def repair(rows: JetRows) -> tuple[JetRows, NDArray[np.int64], Mask]:
+    """Drop constituents without transverse momentum and restore the order by falling pT.
+
+    Returns
+    -------
+    tuple
+        The rows, the number of constituents dropped int64[n], and whose had to be sorted bool[n].
+    """
+    filled, dropped = _without_empty_slots(rows)
+    ordered, reordered = _by_falling_pt(filled)
+    return ordered, dropped, reordered
+
+
+def _without_momentum(jets: Jets) -> Mask:
+    empty = jets.n_constituents == 0
+    real = kinematics.transverse_momentum(jets.px, jets.py) > 0
+    return empty if real.all() else kinematics.segment_sum(real, jets.offsets) == 0

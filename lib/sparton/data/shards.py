@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sparton import storage
-from sparton.data.layout import Group
+from sparton.data.encoder import Encoder, Mask
+from sparton.data.layout import Group, bucket_of
 from sparton.data.manifest import VERIFY_THREADS, Shard
-from sparton.data.schema import TRAINING_ARROW
+from sparton.data.quarantine_writer import QuarantineFile, repeated
+from sparton.data.settings import TRAIN
+from sparton.data.tail import Tail
 from sparton.errors import DataError
 
 RESULT_ARROW = pa.schema(
@@ -32,18 +36,22 @@ RESULT_ARROW = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("moments", pa.binary()),
-        pa.field("duplicates", pa.int64()),
-        pa.field("duplicate", pa.int64()),
+        pa.field("codes", pa.binary()),
+        pa.field("surplus", pa.binary()),
     ]
 )
 
 CLOSING = -1
-"""Shard number of the last result of a group, whose ``rows`` are all that arrived."""
+"""Shard number of the last result of a group, whose ``rows`` are all that arrived, each id once."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a task reports: one per shard, and a closing one per group with the repeated ids that it met."""
+    """What a task reports: one per shard, and a closing one per group.
+
+    ``codes`` and ``surplus`` (int64 as bytes) tell of the closing result in which buckets ids repeat, and how many
+    rows there are beside the first of each.
+    """
 
     group: int
     shard: int
@@ -51,8 +59,8 @@ class Result:
     size: int = 0
     sha256: str = ""
     moments: bytes = b""
-    duplicates: int = 0
-    duplicate: int | None = None
+    codes: bytes = b""
+    surplus: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -65,21 +73,23 @@ class WriteJob:
         Absolute path or URL of the set.
     groups
         All groups, by number.
+    encoder
+        The kind of table.
     rows_per_shard, compression
         Rows of a full shard, and the codec of the files.
-    encode
-        Turns a batch that crossed the exchange into rows of the set.
-    measured, summarise
-        The split that statistics are taken from, and what returns the bytes that a shard's table contributes.
+    tails
+        For each split that gets more rows, the shard whose rows are placed anew among them.
+    quarantine
+        Start of the paths of the files that repeated rows go to; None where their place in the input is not known.
     """
 
     folder: str
     groups: tuple[Group, ...]
+    encoder: Encoder
     rows_per_shard: int
     compression: str
-    encode: Callable[[pa.RecordBatch], pa.RecordBatch]
-    measured: str
-    summarise: Callable[[pa.Table], bytes]
+    tails: Mapping[str, Shard] = field(default_factory=dict)
+    quarantine: str | None = None
 
 
 def shard_path(split: str, shard: int) -> str:
@@ -117,36 +127,57 @@ class _GroupWriter:
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._last_id: int | None = None
-        self._duplicates = 0
-        self._duplicate: int | None = None
+        self._surplus: Counter[int] = Counter()
+        self._tail = Tail.read(job.folder, job.tails[group.split]) if group.split in job.tails else None
+        self._repeated = None if job.quarantine is None else QuarantineFile(self._quarantine_path(job.quarantine))
 
     def add(self, batch: pa.RecordBatch) -> list[Result]:
         """Take the next rows; return the shards that they completed."""
-        start = max(0, self.group.skip - self._seen)
-        stop = min(batch.num_rows, self.group.skip + self.group.rows - self._seen)
-        self._seen += batch.num_rows
-        self._look_for_duplicates(batch.column("jet_id").to_numpy(), slice(start, max(start, stop)))
-        if stop <= start:
+        first = self._first_of_id(batch.column("id").to_numpy())
+        position = self._seen + np.cumsum(first) - 1
+        own = (position >= self.group.skip) & (position < self.group.skip + self.group.rows)
+        self._seen += int(np.count_nonzero(first))
+        if not first.all():
+            self._note_repeats(batch, ~first, own)
+        rows = np.flatnonzero(own & first)
+        if not rows.size:
             return []
-        self._pending.append(self._job.encode(batch.slice(start, stop - start)))
-        self._pending_rows += stop - start
+        self._pending.append(self._encode(_chosen(batch, rows)))
+        self._pending_rows += rows.size
         return self._cut() if self._pending_rows >= self._job.rows_per_shard else []
 
     def close(self) -> list[Result]:
         """Write what is left and report how many rows arrived."""
         last = [self._write(pa.Table.from_batches(self._pending))] if self._pending_rows else []
-        closing = Result(self.group.number, CLOSING, self._seen, duplicates=self._duplicates, duplicate=self._duplicate)
-        return [*last, closing]
+        if self._repeated is not None:
+            self._repeated.commit()
+        codes, surplus = (np.array(list(part), np.int64).tobytes() for part in (self._surplus, self._surplus.values()))
+        return [*last, Result(self.group.number, CLOSING, self._seen, codes=codes, surplus=surplus)]
 
-    def _look_for_duplicates(self, jet_id: NDArray[np.int64], own: slice) -> None:
-        """Count repeated ids among the group's own rows: equal ids have equal keys, so they follow each other."""
-        repeated = np.zeros(jet_id.size, bool)
-        repeated[1:] = jet_id[1:] == jet_id[:-1]
-        repeated[0] = self._last_id is not None and jet_id[0] == self._last_id
-        self._last_id = int(jet_id[-1])
-        if repeated[own].any():
-            self._duplicates += int(np.count_nonzero(repeated[own]))
-            self._duplicate = int(jet_id[own][repeated[own]][0])
+    def _quarantine_path(self, start: str) -> str:
+        return f"{start}-repeated-{self.group.number:05d}.parquet"
+
+    def _first_of_id(self, ids: NDArray[np.int64]) -> Mask:
+        """Tell which rows are the first with their id: equal ids have equal keys, so they follow each other."""
+        first = np.ones(ids.size, bool)
+        first[1:] = ids[1:] != ids[:-1]
+        first[0] = self._last_id is None or int(ids[0]) != self._last_id
+        self._last_id = int(ids[-1])
+        return first
+
+    def _note_repeats(self, batch: pa.RecordBatch, repeats: Mask, own: Mask) -> None:
+        codes = self.group.base + bucket_of(batch.column("key").to_numpy()[repeats])
+        self._surplus.update(codes.tolist())
+        if self._repeated is not None:
+            # The group that stores the first row with an id reports the others, so that no two groups do.
+            self._repeated.add(repeated(batch, np.flatnonzero(repeats & own), self._job.encoder.id_name))
+
+    def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self._tail is None:
+            return self._job.encoder.encode(batch)
+        stored = batch.column("stored").to_numpy(zero_copy_only=False)
+        new = self._job.encoder.encode(batch.filter(pa.array(~stored)))
+        return self._tail.merged(new, batch.column("id").to_numpy()[stored], stored)
 
     def _cut(self) -> list[Result]:
         table, rows = pa.Table.from_batches(self._pending), self._job.rows_per_shard
@@ -160,10 +191,20 @@ class _GroupWriter:
         table = rows.combine_chunks()  # the bytes of the file must not depend on how the rows arrived
         path = storage.join(self._job.folder, shard_path(self.group.split, self._shard))
         size, digest = write_file(path, table, self._job.compression)
-        moments = self._job.summarise(table) if self.group.split == self._job.measured else b""
+        moments = self._moments(table) if self.group.split == TRAIN else b""
         result = Result(self.group.number, self._shard, table.num_rows, size, digest, moments)
         self._shard += 1
         return result
+
+    def _moments(self, table: pa.Table) -> bytes:
+        new = table if self._tail is None else table.filter(pa.array(~self._tail.holds(table.column(0).to_numpy())))
+        return self._job.encoder.moments(new.combine_chunks()).to_bytes()
+
+
+def _chosen(batch: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:
+    """Return these rows of a batch, without a copy where they follow each other."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    return batch.slice(start, rows.size) if stop - start == rows.size else batch.take(pa.array(rows))
 
 
 def write_file(path: str, table: pa.Table, compression: str) -> tuple[int, str]:
@@ -190,7 +231,7 @@ def write_file(path: str, table: pa.Table, compression: str) -> tuple[int, str]:
     return content.size, hashlib.sha256(content).hexdigest()
 
 
-def check_footers(folder: str, shards: Sequence[Shard]) -> None:
+def check_footers(folder: str, shards: Sequence[Shard], schema: pa.Schema) -> None:
     """Read the footer of every shard and compare it with what was reported.
 
     Raises
@@ -198,25 +239,35 @@ def check_footers(folder: str, shards: Sequence[Shard]) -> None:
     DataError
         Naming the first file that is missing or has other rows, row groups, columns or size.
     """
+    for problem in bad_footers(folder, shards, schema):
+        raise DataError(f"{problem}; the storage altered the file")
+
+
+def bad_footers(folder: str, shards: Sequence[Shard], schema: pa.Schema) -> Iterator[str]:
+    """Yield one line for each shard that is missing or has other rows, row groups, columns or size than expected."""
     with ThreadPoolExecutor(VERIFY_THREADS) as pool:
-        for problem in pool.map(lambda shard: _footer_problem(storage.join(folder, shard.path), shard), shards):
+        for problem in pool.map(lambda shard: footer_problem(storage.join(folder, shard.path), shard, schema), shards):
             if problem:
-                raise DataError(problem)
+                yield problem
 
 
-def _footer_problem(path: str, shard: Shard) -> str | None:
+def footer_problem(path: str, shard: Shard, schema: pa.Schema) -> str | None:
+    """Return what is wrong with the footer of one shard, or None."""
     if not storage.exists(path):
         return (
             f"{path}: written by an executor but not seen by the driver; "
             "the output must lie on storage that all machines share"
         )
-    with storage.open_file(path) as stream:
-        metadata = pq.read_metadata(stream)
-    found = (storage.size(path), metadata.num_rows, metadata.num_row_groups, metadata.schema.to_arrow_schema())
-    expected = (shard.bytes, shard.rows, 1, TRAINING_ARROW)
+    try:
+        with storage.open_file(path) as stream:
+            metadata = pq.read_metadata(stream)
+        found = (storage.size(path), metadata.num_rows, metadata.num_row_groups, metadata.schema.to_arrow_schema())
+    except (OSError, ValueError) as error:
+        return f"{path}: not readable as Parquet ({' '.join(str(error).split())})"
+    expected = (shard.bytes, shard.rows, 1, schema)
     for name, is_, should in zip(("bytes", "rows", "row groups", "schema"), found, expected, strict=True):
         if is_ != should:
-            return f"{path}: {name} read back are {is_}, written were {should}; the storage altered the file"
+            return f"{path}: {name} read back are {is_}, written were {should}"
     return None
 
 

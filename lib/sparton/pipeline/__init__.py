@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparton.pipeline.assignment import assign
 from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.generation import generate
+from sparton.pipeline.ingestion import ingest
 from sparton.pipeline.inspection import info
 from sparton.pipeline.preparation import prepare
 from sparton.pipeline.settings import PipelineSettings
@@ -12,4 +13,15 @@ from sparton.pipeline.stage import StageResult
 from sparton.pipeline.training import train
 from sparton.pipeline.workflow import run
 
-__all__ = ["PipelineSettings", "StageResult", "assign", "evaluate", "generate", "info", "prepare", "run", "train"]
+__all__ = [
+    "PipelineSettings",
+    "StageResult",
+    "assign",
+    "evaluate",
+    "generate",
+    "info",
+    "ingest",
+    "prepare",
+    "run",
+    "train",
+]

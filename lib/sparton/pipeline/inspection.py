@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from sparton import storage
+from sparton.data.ingest import RECORD as INGEST_RECORD
+from sparton.data.ingest import read_ingest_record
 from sparton.errors import DataError, UsageError
 from sparton.pipeline.progress import format_value
 from sparton.pipeline.stage import bad_files, read_record
 
 KINDS = {
     "generate": "jets table",
+    "ingest": "jets table",
     "prepare": "training set",
     "train": "model bundle",
     "assign": "assignments",
@@ -70,7 +73,8 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         raise UsageError(f"{folder}: no such folder")
     files = [path for path in storage.list_files(folder) if not storage.name(path).startswith(".")]
     record = read_record(folder)
-    parquet = [path for path in files if path.endswith(".parquet")]
+    # What lies in folders such as _quarantine is no row of the table.
+    parquet = [path for path in files if path.endswith(".parquet") and not path.startswith("_")]
     if record is None and not parquet and SUMS not in files:
         raise UsageError(f"{folder}: neither published by a stage nor a Parquet table nor a bundle; name such a folder")
     rows, columns = _parquet(folder, parquet)
@@ -84,6 +88,8 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         manifest_details, bad_shards = _training_set(folder, verify)
         details |= manifest_details
         problems += bad_shards
+    if INGEST_RECORD in files:
+        details |= _ingested(folder)
     if SUMS in files and verify:
         problems += _bad_sums(folder)
     return FolderInfo(
@@ -178,6 +184,18 @@ def _training_set(folder: str, verify: bool) -> tuple[dict[str, Any], list[str]]
         "seed": manifest.seed,
     }
     return details, [bad.detail for bad in manifest.verify(folder, checksums=verify)]
+
+
+def _ingested(folder: str) -> dict[str, Any]:
+    """Return what an ingested table was made from."""
+    record = read_ingest_record(folder)
+    if record is None:
+        return {}
+    used = [source for source in record.sources if not source.reason]
+    return {
+        "format": record.format,
+        "from": f"{len(used)} file(s), {sum(source.bytes for source in used) / 1e6:,.1f} MB",
+    }
 
 
 def _bad_sums(folder: str) -> list[str]:

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config
-from sparton.data.prepare import PrepareSettings
+from sparton.data.ingest_settings import IngestSettings
+from sparton.data.settings import PrepareSettings, TableSettings
 from sparton.distributed.launch import LaunchSettings
 from sparton.ml.ucluster import AssignSettings
 from sparton.physics.settings import GenerationSettings
@@ -23,8 +24,9 @@ class PipelineSettings(Config):
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
         ``assignments``, ``report``; and that holds ``runs`` and ``checkpoints``.
-    generate, prepare, model, train, assign, evaluate
-        What the stages compute; these decide whether an output is up to date.
+    generate, ingest, prepare, table, model, train, assign, evaluate
+        What the stages compute (``table``: what ``prepare --kind table`` does); these decide whether an output is up
+        to date.
     launch, spark
         Where it runs and with how many workers. The number of workers decides the global batch, so it counts too;
         the rest changes nothing in the results.
@@ -32,7 +34,9 @@ class PipelineSettings(Config):
 
     workspace: str = Field(default="runs/default", min_length=1)
     generate: GenerationSettings = GenerationSettings()
+    ingest: IngestSettings = IngestSettings()
     prepare: PrepareSettings = PrepareSettings()
+    table: TableSettings = TableSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     launch: LaunchSettings = LaunchSettings()

@@ -18,6 +18,8 @@ from typing import Any
 from sparton import __version__, storage
 from sparton.config import Config, fingerprint
 from sparton.data.executors import executor_errors
+from sparton.data.manifest import read_set
+from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.errors import DataError, UsageError
 
 RECORD = "_stage.json"
@@ -102,6 +104,8 @@ class StageCall:
         Where run folders and checkpoints go.
     force
         Run even where the output is up to date.
+    extend
+        The staging folder starts with what is published; the stage adds to it.
     """
 
     stage: str
@@ -110,6 +114,7 @@ class StageCall:
     output: str
     workspace: str
     force: bool = False
+    extend: bool = False
     _fingerprints: dict[str, str] = field(default_factory=dict, compare=False)
 
     def input_fingerprints(self) -> dict[str, str]:
@@ -117,6 +122,17 @@ class StageCall:
         if not self._fingerprints:
             self._fingerprints.update({role: content_fingerprint(path) for role, path in self.inputs.items()})
         return dict(self._fingerprints)
+
+    def check(self) -> None:
+        """Check inputs and output before anything else is done with them.
+
+        Raises
+        ------
+        UsageError
+            If an input is missing, or something that this stage did not make stands at the output.
+        """
+        _check_inputs(self)
+        _previous(self)
 
     def fingerprint(self) -> str:
         """Return what makes two calls equal: stage, version, settings and the content of the inputs."""
@@ -135,14 +151,17 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
     started = time.perf_counter()
     _check_inputs(call)
     previous = _previous(call)
-    if previous is not None and not call.force and _up_to_date(call, previous):
+    if previous is not None and not call.force and not call.extend and _up_to_date(call, previous):
         logger.info("%s: up to date, reusing %s", call.stage, call.output)
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
-    with _run_folder(call) as run_folder, storage.publish(call.output) as staging:
+    publication = storage.extend if call.extend else storage.publish
+    with _run_folder(call) as run_folder, publication(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
-        with executor_errors(call.stage):
+        with _kept_quarantine(staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
-        storage.write_json(storage.join(staging, RECORD), _record(call, staging, summary).model_dump(mode="json"))
+        storage.write_json(
+            storage.join(staging, RECORD), _record(call, previous, staging, summary).model_dump(mode="json")
+        )
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
     seconds = time.perf_counter() - started
     logger.info("%s: done in %.1f s", call.stage, seconds)
@@ -227,19 +246,21 @@ def _problem(folder: str, entry: FileEntry, checksums: bool) -> str | None:
     return None
 
 
-def _record(call: StageCall, staging: str, summary: dict[str, Any]) -> StageRecord:
+def _record(call: StageCall, previous: StageRecord | None, staging: str, summary: dict[str, Any]) -> StageRecord:
+    known = _known_sums(staging)
+
     def entry(path: str) -> FileEntry:
         full = storage.join(staging, path)
-        return FileEntry(path=path, bytes=storage.size(full), sha256=storage.sha256(full))
+        return FileEntry(path=path, bytes=storage.size(full), sha256=known.get(path) or storage.sha256(full))
 
     # Hadoop's local file system leaves hidden .crc files, which say nothing that the checksums do not.
-    paths = [path for path in storage.list_files(staging) if not storage.name(path).startswith(".")]
+    paths = [path for path in storage.list_files(staging) if not storage.name(path).startswith(".") and path != RECORD]
     with ThreadPoolExecutor(CHECKSUM_THREADS) as pool:
         files = list(pool.map(entry, paths))
     return StageRecord(
         stage=call.stage,
         version=__version__,
-        identity=call.fingerprint(),
+        identity=_identity(call, previous),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings={key: section.model_dump(mode="json") for key, section in call.settings.items()},
         inputs=dict(call.inputs),
@@ -247,6 +268,18 @@ def _record(call: StageCall, staging: str, summary: dict[str, Any]) -> StageReco
         summary=summary,
         files=files,
     )
+
+
+def _identity(call: StageCall, previous: StageRecord | None) -> str:
+    """Return what identifies an output; of an extended one, what it was before counts too."""
+    return fingerprint([previous.identity, call.fingerprint()]) if previous and call.extend else call.fingerprint()
+
+
+def _known_sums(staging: str) -> dict[str, str]:
+    """Return the checksums that a set's manifest has of its shards, which were read back when they were written."""
+    if not storage.exists(storage.join(staging, storage.MANIFEST)):
+        return {}
+    return {shard.path: shard.sha256 for shards in read_set(staging).splits.values() for shard in shards}
 
 
 @contextlib.contextmanager
@@ -269,6 +302,20 @@ def _run_folder(call: StageCall) -> Iterator[str]:
             raise
         finally:
             package.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _kept_quarantine(staging: str, run_folder: str) -> Iterator[None]:
+    """Copy the quarantine of a stage that fails into the run folder, so that the user sees what was rejected."""
+    try:
+        yield
+    except DataError as error:
+        found = storage.join(staging, QUARANTINE)
+        if not storage.is_folder(found) or not storage.list_files(found):
+            raise
+        target = storage.join(run_folder, QUARANTINE)
+        storage.copy_folder(found, target)
+        raise DataError(f"{error}. What was rejected is listed in {target}") from error
 
 
 def _section_yaml(key: str, section: Config) -> str:

@@ -1,0 +1,159 @@
+"""What extending a set needs beside the new rows: equal settings, no known ids, the rows of the last shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark import TaskContext
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from sparton import storage
+from sparton.data.counting import count_ids
+from sparton.data.encoder import FILE, ROW, Encoder, Indices, Rejected
+from sparton.data.manifest import SetManifest, Shard
+from sparton.data.quarantine_writer import duplicate_reason, quarantine_file, quarantined
+from sparton.data.settings import SetSettings
+from sparton.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+KNOWN = "known-ids"  # no underscore: Spark reads it back
+TAIL = "_tail-{split}.parquet"
+FREE_SETTINGS = ("max_rejected",)
+"""Settings that may differ from those of the set: they do not decide what is in it."""
+
+ID_ARROW = pa.schema([pa.field("id", pa.int64())])
+NUMBER_ARROW = pa.schema([pa.field("rows", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Tails:
+    """Last shards whose rows get new places, by split: the shard, set aside under another path, and bucket counts."""
+
+    shards: dict[str, Shard]
+    codes: Indices
+    rows: Indices
+
+    @property
+    def held(self) -> int:
+        """Number of rows."""
+        return int(self.rows.sum())
+
+
+def require_same_settings(settings: SetSettings, manifest: SetManifest, section: str, folder: str) -> None:
+    """Check that a set was made with these settings.
+
+    Raises
+    ------
+    UsageError
+        Naming the first key that differs.
+    """
+    for key, value in settings.model_dump(mode="json").items():
+        made_with = manifest.settings.get(key)
+        if key not in FREE_SETTINGS and value != made_with:
+            raise UsageError(
+                f"{section}.{key} is {value!r}, but {folder} was made with {made_with!r}; an extension keeps the "
+                f"settings of the set: give the same value, or prepare a new set"
+            )
+
+
+def set_known_aside(
+    spark: SparkSession, rows: DataFrame, encoder: Encoder, folder: str, quarantine: str
+) -> tuple[DataFrame, int]:
+    """Return the rows whose ids the set does not hold yet, and how many others went to the quarantine.
+
+    Only ids are joined; the rows themselves move if ids repeat.
+
+    Parameters
+    ----------
+    spark, rows, encoder
+        The session, the new rows with their place, and the kind of table.
+    folder
+        Staging folder that starts as the set.
+    quarantine
+        Start of the paths of the files that rows with known ids go to.
+    """
+    known = storage.spark_url(storage.join(folder, KNOWN))
+    held = spark.read.parquet(storage.spark_url(folder)).select(F.col(encoder.id_name).alias("id"))
+    _ids(rows, encoder).join(held, "id", "left_semi").distinct().write.parquet(known)
+    repeated = spark.read.schema(from_arrow_schema(ID_ARROW)).parquet(known)
+    if repeated.isEmpty():
+        return rows, 0
+    if encoder.source_id is None:
+        raise DataError(
+            f"{repeated.count()} ids made from the content of new files are taken in {folder}, by chance; "
+            "name an id column (table.id) and prepare the set anew"
+        )
+    matching = F.col(encoder.source_id).cast("long") == repeated["id"]
+    doubles = rows.select(encoder.source_id, FILE, ROW).join(repeated, matching, "left_semi")
+    put = partial(_quarantine_known, encoder=encoder, start=quarantine)
+    counts = doubles.mapInArrow(put, from_arrow_schema(NUMBER_ARROW)).agg(F.sum("rows").alias("rows")).collect()
+    return rows.join(repeated, matching, "left_anti"), int(counts[0]["rows"] or 0)
+
+
+def set_tails_aside(folder: str, manifest: SetManifest | None, settings: SetSettings, splits: Sequence[str]) -> Tails:
+    """Set the last shard aside of each of ``splits`` whose last shard is shorter than the others."""
+    shards: dict[str, Shard] = {}
+    codes, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for split in splits:
+        last = manifest.shards(split)[-1:] if manifest else ()
+        for shard in last:
+            if shard.rows < settings.rows_per_shard:
+                path = TAIL.format(split=split)
+                storage.link(storage.join(folder, shard.path), storage.join(folder, path))
+                shards[split] = shard.model_copy(update={"path": path})
+                found = count_ids(_stored_ids(storage.join(folder, path)), settings)
+                codes.append(found[0])
+                rows.append(found[1])
+    return Tails(shards, np.concatenate(codes), np.concatenate(rows))
+
+
+def stored_ids(spark: SparkSession, folder: str, tails: Tails, id_name: str) -> DataFrame | None:
+    """Return the ids of the rows that get new places, None without any."""
+    if not tails.shards:
+        return None
+    ids = np.concatenate([_stored_ids(storage.join(folder, shard.path)) for shard in tails.shards.values()])
+    return spark.createDataFrame([(int(number),) for number in ids], from_arrow_schema(ID_ARROW))
+
+
+def remove_scratch(folder: str, splits: Sequence[str]) -> None:
+    """Remove what was set aside."""
+    for name in (KNOWN, *(TAIL.format(split=split) for split in splits)):
+        storage.remove(storage.join(folder, name))
+
+
+def _stored_ids(path: str) -> Indices:
+    with storage.open_file(path) as stream:
+        file = pq.ParquetFile(stream)
+        ids: Indices = file.read([file.schema_arrow.names[0]]).column(0).to_numpy()
+    return ids
+
+
+def _ids(rows: DataFrame, encoder: Encoder) -> DataFrame:
+    if encoder.source_id is not None:
+        return rows.select(F.col(encoder.source_id).cast("long").alias("id"))
+    return rows.select(FILE, ROW).mapInArrow(partial(_made_ids, encoder=encoder), from_arrow_schema(ID_ARROW))
+
+
+def _made_ids(batches: Iterator[pa.RecordBatch], encoder: Encoder) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield pa.RecordBatch.from_arrays([encoder.source_ids(batch)], schema=ID_ARROW)
+
+
+def _quarantine_known(batches: Iterator[pa.RecordBatch], encoder: Encoder, start: str) -> Iterator[pa.RecordBatch]:
+    context = TaskContext.get()
+    task = context.partitionId() if context else 0
+    with quarantine_file(f"{start}-known-{task:05d}.parquet") as file:
+        for batch in batches:
+            reason, detail = duplicate_reason(encoder.id_name), f"{encoder.id_name} of a row that the set holds already"
+            rejected = Rejected.because(reason, np.arange(batch.num_rows), detail)
+            file.add(quarantined(batch, encoder.source_ids(batch), rejected))
+            yield pa.RecordBatch.from_arrays([pa.array([batch.num_rows])], schema=NUMBER_ARROW)

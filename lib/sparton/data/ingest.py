@@ -1,0 +1,270 @@
+"""Files of jets to a jets table on Spark: examined, split over tasks, screened and written, every good jet once.
+
+A file is used whole or not at all: where one turns out bad while it is read, or jets share an identifier, the tasks
+concerned run again without it. What was rejected lies in the table's folder ``_quarantine``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from sparton import __version__, storage
+from sparton.config import Config, fingerprint
+from sparton.data.ingest_doubles import repeated_ids
+from sparton.data.ingest_plan import SourceFile, check_identities, split_work, without_doubles
+from sparton.data.ingest_settings import IngestSettings
+from sparton.data.ingest_tasks import IngestJob, IngestTask, TaskResult, examine_files, run_tasks
+from sparton.data.quarantine import FOLDER, enforce_limit, rejected_file
+from sparton.data.sources.registry import make_source
+from sparton.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+RECORD = "_ingest.json"
+FOOTER_THREADS = 16
+
+logger = logging.getLogger(__name__)
+
+
+class SourceRecord(Config):
+    """One file that was read: where, what, and what became of its rows; ``reason`` is empty where it was used."""
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int | None
+    jets: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    repaired: dict[str, int] = Field(default_factory=dict)
+    reason: str = ""
+    detail: str = ""
+
+
+class IngestRecord(Config):
+    """What an ingested table was made from (``_ingest.json``)."""
+
+    format: str
+    version: str
+    settings: dict[str, Any]
+    sources: tuple[SourceRecord, ...]
+    files: dict[str, int]
+
+    def known(self) -> dict[str, str]:
+        """Return the paths of the files that were used, by SHA-256."""
+        return {source.sha256: source.path for source in self.sources if not source.reason}
+
+
+def write_jets(spark: SparkSession, paths: list[str], settings: IngestSettings, folder: str) -> IngestRecord:
+    """Read files and write the jets table, its quarantine and its record to a folder.
+
+    Parameters
+    ----------
+    spark
+        The session whose executors read and write.
+    paths
+        Files, on storage that all machines share.
+    settings
+        Format and limits.
+    folder
+        Where to write: empty, or a jets table that was ingested before, to which new files are added.
+
+    Raises
+    ------
+    DataError
+        If more is rejected than the settings allow, two files share identifiers, or nothing is left.
+    """
+    folder = storage.absolute(folder)
+    source = make_source(settings.format, getattr(settings, settings.format))
+    previous = read_ingest_record(folder)
+    known = previous.known() if previous else {}
+    files = without_doubles(examine_files(spark, source, paths), known)
+    storage.make_dirs(storage.join(folder, FOLDER))
+    check_identities(known | {file.sha256: file.path for file in files if not file.reason}, settings.salt)
+    job = IngestJob(source, tuple(files), folder, _prefix(files, settings), settings)
+    job, results = _write_all(spark, job)
+    records = _source_records(job, results)
+    written = {file.name: file.rows for result in results for file in result.written()}
+    _remove_leftovers(job, {*written, *(name for result in results for name in result.quarantine)})
+    _write_file_quarantine(job)
+    _check_limits(records, settings)
+    _check_footers(job, written)
+    old = previous.files if previous else {}
+    if not written and not old:
+        raise DataError(f"none of {len(paths)} file(s) holds a jet that can be used; check the input and --format")
+    record = IngestRecord(
+        format=settings.format,
+        version=__version__,
+        settings=settings.model_dump(mode="json"),
+        sources=(*(previous.sources if previous else ()), *records),
+        files=old | written,
+    )
+    storage.write_json(storage.join(folder, RECORD), record.model_dump(mode="json"))
+    return record
+
+
+def read_ingest_record(folder: str) -> IngestRecord | None:
+    """Return the record of an ingested table, None where there is none.
+
+    Raises
+    ------
+    DataError
+        If the record is damaged.
+    """
+    path = storage.join(folder, RECORD)
+    if not storage.exists(path):
+        return None
+    try:
+        return IngestRecord.model_validate(storage.read_json(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not the record of an ingest ({error}); ingest the files anew") from None
+
+
+def _write_all(spark: SparkSession, job: IngestJob) -> tuple[IngestJob, list[TaskResult]]:
+    """Run the tasks until every one has written its part of the usable files and no identifier repeats."""
+    slots = spark.sparkContext.defaultParallelism
+    parts = split_work(job.files, job.settings.task_bytes, slots)
+    tasks = {number: IngestTask(number, part) for number, part in enumerate(parts)}
+    results: dict[int, TaskResult] = {}
+    waiting = list(tasks.values())
+    while waiting:
+        results |= {result.number: result for result in run_tasks(spark, job, waiting)}
+        job, again = _without_failures(job, tasks, results)
+        if not again and job.source.gives_ids:
+            again = _without_repeated(spark, job, tasks, results)
+        tasks |= {task.number: task for task in again}
+        waiting = again
+    return job, [results[number] for number in sorted(results)]
+
+
+def _without_failures(
+    job: IngestJob, tasks: dict[int, IngestTask], results: dict[int, TaskResult]
+) -> tuple[IngestJob, list[IngestTask]]:
+    """Mark files that turned out bad, and return the tasks to run again: those that read or were to read them."""
+    bad = {result.failure.file: result.failure for result in results.values() if result.failure}
+    if not bad:
+        return job, []
+    files = list(job.files)
+    for number, failure in bad.items():
+        logger.warning("%s: %s (%s), left out", files[number].path, failure.reason, failure.detail)
+        files[number] = replace(files[number], reason=failure.reason, detail=failure.detail)
+    again = []
+    for task in tasks.values():
+        if any(part.file in bad for part in task.parts):
+            parts = tuple(part for part in task.parts if part.file not in bad)
+            again.append(IngestTask(task.number, parts))
+    return replace(job, files=tuple(files)), again
+
+
+def _without_repeated(
+    spark: SparkSession, job: IngestJob, tasks: dict[int, IngestTask], results: dict[int, TaskResult]
+) -> list[IngestTask]:
+    """Return the tasks whose jets have identifiers of earlier ones, told to leave those out."""
+    if any(task.excluded.size for task in tasks.values()):
+        return []
+    written = {number: [file.name for file in result.written()] for number, result in results.items()}
+    mine = {name for names in written.values() for name in names}
+    others = [name for name in storage.list_files(job.folder) if _is_table_file(name) and name not in mine]
+    repeated = repeated_ids(spark, job.folder, written, others)
+    return [replace(tasks[number], excluded=places) for number, places in repeated.items()]
+
+
+def _is_table_file(path: str) -> bool:
+    return path.endswith(".parquet") and not path.startswith(("_", "."))
+
+
+def _prefix(files: list[SourceFile], settings: IngestSettings) -> str:
+    """Return how the names of the written files start: the same for the same content and settings."""
+    content = sorted(file.sha256 for file in files if not file.reason)
+    told = settings.model_dump(mode="json", exclude={"max_rejected", "task_bytes"})
+    return "jets-" + hashlib.sha256(fingerprint([content, told]).encode()).hexdigest()[:12]
+
+
+def _source_records(job: IngestJob, results: list[TaskResult]) -> list[SourceRecord]:
+    """Return what became of each file, after checking that its rows were all read once."""
+    rows, jets = Counter[int](), Counter[int]()
+    rejected: dict[int, Counter[str]] = {}
+    repaired: dict[int, Counter[str]] = {}
+    for count in (count for result in results for count in result.counts):
+        rows[count.file] += count.rows
+        jets[count.file] += count.jets
+        rejected.setdefault(count.file, Counter()).update(count.rejected)
+        repaired.setdefault(count.file, Counter()).update(count.repaired)
+    records = []
+    for number, file in enumerate(job.files):
+        if not file.reason and rows[number] != file.rows:
+            raise DataError(f"{file.path}: {rows[number]} rows were read, expected {file.rows}; it changed meanwhile")
+        records.append(
+            SourceRecord(
+                path=file.path,
+                bytes=file.bytes,
+                sha256=file.sha256,
+                rows=file.rows,
+                jets=jets[number],
+                rejected=dict(rejected.get(number, {})),
+                repaired=dict(repaired.get(number, {})),
+                reason=file.reason,
+                detail=file.detail,
+            )
+        )
+    return records
+
+
+def _write_file_quarantine(job: IngestJob) -> None:
+    """Write the rows of the quarantine for whole files; remove its folder where nothing was rejected."""
+    batches = [
+        rejected_file(file.path, file.reason, file.detail, file.sha256 or None) for file in job.files if file.reason
+    ]
+    folder = storage.join(job.folder, FOLDER)
+    if batches:
+        path = storage.join(folder, f"{job.prefix}-files.parquet")
+        with storage.open_file(path, "wb") as stream:
+            pq.write_table(pa.Table.from_batches(batches), stream, compression="zstd")
+    if not storage.list_files(folder):
+        storage.remove(folder)
+
+
+def _check_limits(records: list[SourceRecord], settings: IngestSettings) -> None:
+    """Check rejected jets, the rows of bad files among them, and files that are bad against the limit."""
+    files = Counter(record.reason for record in records if record.reason and record.reason != "duplicate_file")
+    rejected, total = Counter[str](), 0
+    for record in records:
+        if not record.reason:
+            rejected.update(record.rejected)
+            total += record.jets + sum(record.rejected.values())
+        elif record.reason != "duplicate_file":
+            rejected[record.reason] += record.rows or 0
+            total += record.rows or 0
+    what = f"{len(records)} file(s) of format {settings.format}"
+    enforce_limit(+rejected, total, settings.max_rejected, f"{what}, jets")
+    enforce_limit(files, len(records), settings.max_rejected, f"{what}, whole files")
+
+
+def _remove_leftovers(job: IngestJob, expected: set[str]) -> None:
+    """Remove what tasks left that were killed or that ran again."""
+    for path in storage.list_files(job.folder):
+        if storage.name(path).lstrip(".").startswith(job.prefix) and path not in expected:
+            storage.remove(storage.join(job.folder, path))
+
+
+def _check_footers(job: IngestJob, written: dict[str, int]) -> None:
+    """Read the footers back and compare their rows with those written."""
+
+    def rows(name: str) -> int:
+        with storage.open_file(storage.join(job.folder, name)) as stream:
+            return int(pq.read_metadata(stream).num_rows)
+
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        found = dict(zip(written, pool.map(rows, written), strict=True))
+    if found != written:
+        wrong = next(name for name in written if found[name] != written[name])
+        raise DataError(f"{wrong}: {found[wrong]} rows on storage, written were {written[wrong]}; run again")

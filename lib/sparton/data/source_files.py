@@ -1,0 +1,126 @@
+"""The files that a set is made from: which ones are new, and where in them a row lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.errors import AnalysisException
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from sparton import storage
+from sparton.data.encoder import FILE, ROW
+from sparton.data.executors import executor_errors
+from sparton.data.manifest import SourceFile
+from sparton.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+HIDDEN = ("_", ".")  # Spark does not read names that start so
+
+PATH_ARROW = pa.schema([pa.field("path", pa.string())])
+SOURCE_ARROW = pa.schema(
+    [
+        pa.field("path", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("rows", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of an input table: its path relative to the table's folder, and what identifies its content."""
+
+    path: str
+    file: SourceFile
+
+
+def find_sources(spark: SparkSession, folder: str, known: Mapping[str, str] | None = None) -> list[Source]:
+    """Return the Parquet files of a table, by content.
+
+    Parameters
+    ----------
+    spark
+        The session whose executors read the files.
+    folder
+        Folder of the table.
+    known
+        SHA-256 (hex) of files by relative path, where a record of them exists: only their footers are read.
+
+    Raises
+    ------
+    DataError
+        If there is no file, or one is not readable as Parquet.
+    """
+    paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
+    if not paths:
+        raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
+    tasks = min(len(paths), spark.sparkContext.defaultParallelism)
+    frame = spark.createDataFrame([(path,) for path in paths], from_arrow_schema(PATH_ARROW)).repartition(tasks)
+    identify = partial(_identify, folder=storage.absolute(folder), known=dict(known or {}))
+    with executor_errors(f"reading the files of {folder}"):
+        rows = frame.mapInArrow(identify, from_arrow_schema(SOURCE_ARROW)).collect()
+    found = [
+        Source(row["path"], SourceFile(sha256=row["sha256"], bytes=row["bytes"], rows=row["rows"])) for row in rows
+    ]
+    return sorted(found, key=lambda source: (source.file.sha256, source.path))
+
+
+def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> DataFrame:
+    """Return the rows of some files of a table."""
+    paths = [storage.spark_url(storage.join(folder, source.path)) for source in sources]
+    return spark.read.option("basePath", storage.spark_url(folder)).parquet(*paths)
+
+
+def located(df: DataFrame) -> DataFrame:
+    """Return a table with the place of each row; null where the table does not come straight from files."""
+    if FILE in df.columns:
+        return df
+    try:
+        return df.withColumns({FILE: F.col("_metadata.file_path"), ROW: F.col("_metadata.row_index")})
+    except AnalysisException:
+        return df.withColumns({FILE: F.lit(None).cast("string"), ROW: F.lit(None).cast("long")})
+
+
+def salts(folder: str, sources: Sequence[Source]) -> dict[str, int]:
+    """Return a number drawn from the content of each file, by :func:`place_of` its path."""
+    return {
+        place_of(storage.spark_url(storage.join(folder, source.path))): int(source.file.sha256[:16], 16)
+        for source in sources
+    }
+
+
+def place_of(url: str) -> str:
+    """Return a URL without its scheme, in the one form that Spark, Hadoop and fsspec agree on."""
+    return "/" + re.sub(r"^[a-z0-9]+:/*", "", url).lstrip("/")
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(HIDDEN) for part in path.split("/"))
+
+
+def _identify(batches: Iterator[pa.RecordBatch], folder: str, known: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        found = [_source(folder, path, known.get(path)) for path in batch.column("path").to_pylist()]
+        yield pa.RecordBatch.from_pylist(found, schema=SOURCE_ARROW)
+
+
+def _source(folder: str, path: str, known: str | None) -> dict[str, str | int]:
+    full = storage.join(folder, path)
+    try:
+        with storage.open_file(full) as stream:
+            rows = pq.read_metadata(stream).num_rows
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{full}: not readable as Parquet ({' '.join(str(error).split())}); remove or mend it"
+        ) from None
+    return {"path": path, "sha256": known or storage.sha256(full), "bytes": storage.size(full), "rows": rows}

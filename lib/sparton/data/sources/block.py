@@ -1,0 +1,260 @@
+"""What every reader gives: jets of a range of a file's rows, as jagged arrays; and how it says that a file is bad."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from sparton.physics import kinematics
+from sparton.physics.jets import Jets
+
+BLOCK_BYTES = 64 << 20
+"""Decoded input that a task holds at a time."""
+
+FILE_REASONS = (
+    "empty_file",
+    "permission_denied",
+    "missing_file",
+    "truncated",
+    "unreadable",
+    "missing_key",
+    "wrong_shape",
+    "wrong_dtype",
+    "too_many_rows",
+    "duplicate_file",
+)
+"""Why a whole file is rejected."""
+
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+
+
+class BadFileError(Exception):
+    """A file that cannot be used: ``reason`` is one of :data:`FILE_REASONS`, ``detail`` what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Size of a file: its ``rows``, how many of them are stored together (``step``), and bytes of a row in memory."""
+
+    rows: int
+    step: int
+    row_bytes: int
+
+    @property
+    def block_rows(self) -> int:
+        """Rows to read at a time: whole steps, of about :data:`BLOCK_BYTES` together."""
+        return max(1, BLOCK_BYTES // (self.row_bytes * self.step)) * self.step
+
+
+@dataclass(frozen=True)
+class JetBlock:
+    """Jets of some rows of a file, as they are there.
+
+    Attributes
+    ----------
+    row, place
+        Row of the file that each jet comes from and its number in that row, int64[n].
+    jets
+        The jets; the constituents may still be padded or out of order, and any value may be wrong.
+    label
+        String array [n], nullable.
+    reason
+        Why a jet cannot be used, str[n]; empty where the reader found nothing wrong.
+    jet_id, event_id
+        Identifiers that the file gives, int64[n]; None where it gives none.
+    extras
+        Further jet-level numbers by column, float32[n] each.
+    wrapped
+        Jets with angles outside [-pi, pi), which the reader moved there.
+    """
+
+    row: NDArray[np.int64]
+    place: NDArray[np.int64]
+    jets: Jets
+    label: pa.Array
+    reason: NDArray[np.str_]
+    jet_id: NDArray[np.int64] | None = None
+    event_id: NDArray[np.int64] | None = None
+    extras: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    wrapped: int = 0
+
+    def __len__(self) -> int:
+        return self.row.size
+
+
+class Source(ABC):
+    """A format with its options; the same object reads in the driver and in tasks."""
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    errors: ClassVar[tuple[type[Exception], ...]]
+    """What the format's library raises on a bad file."""
+    several: ClassVar[bool] = False
+    """Whether a row of a file may hold several jets."""
+
+    @property
+    def gives_ids(self) -> bool:
+        """Whether the files may give identifiers of their own, which then may repeat."""
+        return False
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Names of the further jet-level columns (float32)."""
+        return ()
+
+    @abstractmethod
+    def open(self, path: str) -> AbstractContextManager[Any]:
+        """Open a file for :meth:`extent` and :meth:`read`."""
+
+    @abstractmethod
+    def extent(self, handle: Any) -> Extent:
+        """Check the structure of an open file and return its size, without reading rows.
+
+        Raises
+        ------
+        BadFileError
+            If a key is missing or has another shape or type than the format says.
+        """
+
+    @abstractmethod
+    def read(self, handle: Any, start: int, stop: int) -> JetBlock:
+        """Return the jets of the rows from ``start`` up to ``stop``."""
+
+
+def measure(source: Source, path: str) -> Extent:
+    """Return the size of a file.
+
+    Raises
+    ------
+    BadFileError
+        If the file cannot be read or is not of the format.
+    """
+    with bad_file(source.errors), source.open(path) as handle:
+        return source.extent(handle)
+
+
+def read_blocks(source: Source, path: str, start: int, stop: int) -> Iterator[JetBlock]:
+    """Yield the jets of the rows from ``start`` up to ``stop``, a block at a time.
+
+    Raises
+    ------
+    BadFileError
+        If the file cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        with bad_file(source.errors):
+            handle = stack.enter_context(source.open(path))
+            size = source.extent(handle).block_rows
+        for first in range(start, stop, size):
+            with bad_file(source.errors):
+                block = source.read(handle, first, min(first + size, stop))
+            yield block
+
+
+@contextlib.contextmanager
+def bad_file(errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn what a library raises on a bad file into :class:`BadFileError`.
+
+    Failures of the network or the machine say nothing about a file: the task fails, and Spark tries it again.
+    """
+    try:
+        yield
+    except (BadFileError, ConnectionError, TimeoutError):
+        raise
+    except PermissionError as error:
+        raise BadFileError("permission_denied", _line(error)) from error
+    except FileNotFoundError as error:
+        raise BadFileError("missing_file", _line(error)) from error
+    except Exception as error:
+        if not isinstance(error, (OSError, *errors)):
+            raise
+        if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
+            raise
+        text = _line(error)
+        raise BadFileError("truncated" if "truncated" in text.lower() else "unreadable", text) from error
+
+
+def four_momenta(
+    pt: ArrayLike, eta: ArrayLike, phi: ArrayLike, mass: ArrayLike | None = None, energy: ArrayLike | None = None
+) -> tuple[NDArray[np.float32], ...]:
+    """Return (px, py, pz, energy) in GeV, float32[m] each; without mass and energy the particles are massless."""
+    transverse, azimuth = np.asarray(pt, np.float64), np.asarray(phi, np.float64)
+    with np.errstate(all="ignore"):  # what is not finite is found and rejected later
+        longitudinal = transverse * np.sinh(np.asarray(eta, np.float64))
+        if energy is None:
+            momentum = np.hypot(transverse, longitudinal)
+            energy = momentum if mass is None else np.hypot(momentum, np.asarray(mass, np.float64))
+        components = (transverse * np.cos(azimuth), transverse * np.sin(azimuth), longitudinal, np.asarray(energy))
+        return tuple(component.astype(np.float32) for component in components)
+
+
+def build_jets(
+    momenta: Sequence[NDArray[Any]],
+    offsets: NDArray[np.int64],
+    given: dict[str, NDArray[Any] | None] | None = None,
+    pdg_id: NDArray[np.int32] | None = None,
+) -> Jets:
+    """Return jets out of their constituents; jet-level values that are not given are those of the sum.
+
+    Parameters
+    ----------
+    momenta
+        px, py, pz, energy [m] each (GeV).
+    offsets
+        Limits of the jets in them, int64[n + 1].
+    given
+        Any of ``jet_pt``, ``jet_eta``, ``jet_phi`` and ``jet_mass`` [n]; None stands for the sum's.
+    pdg_id
+        Codes of the constituents; None: unknown (0).
+    """
+    values = {name: value for name, value in (given or {}).items() if value is not None}
+    with np.errstate(all="ignore"):
+        for name in ("jet_pt", "jet_eta", "jet_phi", "jet_mass"):
+            if name not in values:
+                values |= {key: value for key, value in _sums(momenta, offsets).items() if key not in values}
+        narrow = [np.ascontiguousarray(component).astype(np.float32, copy=False) for component in momenta]
+        return Jets(
+            event_index=np.zeros(offsets.size - 1, np.int64),
+            offsets=offsets,
+            pdg_id=np.zeros(int(offsets[-1]), np.int32) if pdg_id is None else pdg_id,
+            **{name: value.astype(np.float32, copy=False) for name, value in values.items()},
+            **dict(zip(("px", "py", "pz", "energy"), narrow, strict=True)),
+        )
+
+
+def labels_from_codes(codes: NDArray[np.int64], names: Sequence[str]) -> pa.Array:
+    """Return the names with these numbers as a string array; null for a negative number."""
+    return pa.array(names, pa.string()).take(pa.array(codes, mask=codes < 0))
+
+
+def no_reasons(count: int) -> NDArray[np.str_]:
+    """Return empty reasons, str[count]."""
+    return np.zeros(count, "U24")
+
+
+def _sums(momenta: Sequence[NDArray[Any]], offsets: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    px, py, pz, energy = (kinematics.segment_sum(component, offsets) for component in momenta)
+    return {
+        "jet_pt": kinematics.transverse_momentum(px, py),
+        "jet_eta": kinematics.pseudorapidity(px, py, pz),
+        "jet_phi": kinematics.phi_to_float32(kinematics.azimuth(px, py)),
+        "jet_mass": kinematics.invariant_mass(px, py, pz, energy),
+    }
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,0 +1,155 @@
+"""From any table of numbers to a table set: float32 features in exact, shuffled shards with a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, IntegralType, NumericType
+
+from sparton import storage
+from sparton.data.encoder import FILE, ROW
+from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES
+from sparton.data.manifest import TABLE_KIND, TableManifest, read_set
+from sparton.data.prepare import write_set
+from sparton.data.schema import require_columns
+from sparton.data.settings import TableSettings
+from sparton.data.source_files import Source, located, salts
+from sparton.data.table_encoder import ARRAY, ID, TARGET, WEIGHT, TableEncoder
+from sparton.data.writing import Target
+from sparton.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+
+def write_table_set(
+    spark: SparkSession,
+    table: DataFrame,
+    settings: TableSettings,
+    folder: str,
+    inputs: Mapping[str, str] | None = None,
+    sources: Sequence[Source] = (),
+    source_folder: str = "",
+    extend: bool = False,
+) -> TableManifest:
+    """Write the set of a table: ``split=<name>/shard-00000.parquet`` and ``_manifest.json``.
+
+    Parameters
+    ----------
+    spark
+        The session that ``table`` belongs to.
+    table
+        The table; it is read twice (three times where ids repeat) and must give the same rows each time.
+    settings
+        Which columns to take and how to store them.
+    folder
+        Empty or missing folder on storage that all machines share.
+    inputs
+        Fingerprints of the inputs by role, for the manifest.
+    sources, source_folder
+        The files below a folder that the table was read from. Needed where ids are made from them.
+    extend
+        Add the rows to the set in ``folder``, a staging folder of :func:`sparton.storage.extend`.
+
+    Returns
+    -------
+    TableManifest
+        As written.
+
+    Raises
+    ------
+    UsageError
+        If the folder is not empty, the set to extend was made with other settings, or the table has no ids and does
+        not come from files.
+    DataError
+        If a column is missing or not numeric, too many rows are rejected, or what was written cannot be read back.
+        The quarantine stays in the folder.
+    """
+    folder = storage.absolute(folder)
+    previous = _previous(folder) if extend else None
+    names = previous.feature_names if previous else feature_names(table, settings)
+    made = {} if settings.id else salts(source_folder, sources)
+    if not settings.id and not made:
+        raise UsageError("the table has no files to make ids from; name an id column (table.id)")
+    scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
+    encoder = TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, made)
+    rows = project(located(table), encoder)
+    target = Target(spark, encoder, settings, folder, previous)
+    files = [source.file for source in sources]
+    manifest = TableManifest(**write_set(target, rows, "table", names, inputs or {}, files))
+    manifest.write(folder)
+    return manifest
+
+
+def feature_names(table: DataFrame, settings: TableSettings) -> tuple[str, ...]:
+    """Return the names of the features: the columns taken, or ``name[0]``, ``name[1]`` ... of an array column.
+
+    Raises
+    ------
+    DataError
+        If no column is left, or a row's features are so large that a shard of them exceeds 2 GiB.
+    """
+    if settings.array is not None:
+        return tuple(f"{settings.array}[{index}]" for index in range(settings.length or 0))
+    other = {settings.id, settings.target, settings.weight}
+    numeric = [item.name for item in table.schema if isinstance(item.dataType, NumericType) and item.name not in other]
+    names = settings.columns or tuple(numeric)
+    if not names:
+        raise DataError(
+            f"table: no numeric columns; found {table.schema.simpleString()}. Name table.columns or table.array"
+        )
+    if len(names) * FEATURE_DTYPE.itemsize * settings.rows_per_shard > MAX_BINARY_BYTES:
+        most = MAX_BINARY_BYTES // (len(names) * FEATURE_DTYPE.itemsize)
+        raise DataError(
+            f"table: {len(names)} features make a shard exceed 2 GiB; set table.rows_per_shard to at most {most}"
+        )
+    return names
+
+
+def project(rows: DataFrame, encoder: TableEncoder) -> DataFrame:
+    """Return a located table with the columns that the encoder reads, as int64 and float32.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or has another type.
+    """
+    types = {item.name: item.dataType for item in rows.schema}
+    given = {**encoder.scalars, **({ARRAY: encoder.array} if encoder.array else {})}
+    if not encoder.array:
+        given |= dict(zip(encoder.feature_columns, encoder.names, strict=True))
+    require_columns(types, given.values(), "table")
+    for key, name in given.items():
+        _require_type(key, name, types[name])
+    columns = [_column(name).cast(_stored_type(key)).alias(key) for key, name in given.items()]
+    return rows.select(*columns, FILE, ROW)
+
+
+def _previous(folder: str) -> TableManifest:
+    manifest = read_set(folder)
+    if not isinstance(manifest, TableManifest):
+        raise UsageError(f"{folder}: kind is {manifest.kind!r}, expected {TABLE_KIND!r}; extend it with --kind jets")
+    return manifest
+
+
+def _column(name: str) -> Column:
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def _stored_type(key: str) -> str:
+    return {ID: "long", ARRAY: "array<float>"}.get(key, "float")
+
+
+def _require_type(key: str, name: str, found: DataType) -> None:
+    if key == ARRAY:
+        good = isinstance(found, ArrayType) and isinstance(found.elementType, NumericType)
+        expected = "an array of numbers"
+    else:
+        good = isinstance(found, IntegralType if key == ID else NumericType)
+        expected = "whole numbers" if key == ID else "numbers"
+    if not good:
+        raise DataError(
+            f"table: column {name} is {found.simpleString()}, expected {expected}; name another one or cast it"
+        )

@@ -1,0 +1,127 @@
+"""Stage ``ingest``: files of public and own formats to a jets table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sparton import storage
+from sparton.config import Config
+from sparton.data.ingest import IngestRecord, write_jets
+from sparton.data.sources.registry import SOURCES
+from sparton.errors import UsageError
+from sparton.pipeline.progress import spark_progress
+from sparton.pipeline.session import spark_session
+from sparton.pipeline.settings import PipelineSettings
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
+
+STAT_THREADS = 16
+
+
+class FoundFile(Config):
+    """A file to read, as it was when the stage began."""
+
+    path: str
+    bytes: int
+    modified: str
+
+
+class FoundFiles(Config):
+    """All files to read; what they are decides whether an output is up to date."""
+
+    files: tuple[FoundFile, ...]
+
+
+def ingest(
+    settings: PipelineSettings,
+    *,
+    input: str | Sequence[str],
+    output: str | None = None,
+    append: bool = False,
+    force: bool = False,
+) -> StageResult:
+    """Read files of jets, reject what is broken and publish the rest as a jets table.
+
+    Parameters
+    ----------
+    settings
+        The section ``ingest`` decides the table.
+    input
+        Files, folders (all files of the format below them) or patterns, local or URLs.
+    output
+        Folder to publish; None takes ``<workspace>/jets``.
+    append
+        Add to a table that was ingested before the files whose content it does not hold yet.
+    force
+        Run even where the output is up to date.
+
+    Raises
+    ------
+    UsageError
+        If no file is found, or something that this stage did not make stands at the output.
+    DataError
+        If more is rejected than ``ingest.max_rejected`` allows.
+    """
+    files = find_files([input] if isinstance(input, str) else list(input), settings.ingest.format)
+    call = StageCall(
+        "ingest",
+        {"ingest": settings.ingest, "sources": files},
+        {},
+        settings.folder("jets", output),
+        settings.workspace,
+        force,
+    )
+
+    def body(staging: str) -> dict[str, Any]:
+        spark = spark_session(settings.spark, "sparton ingest")
+        paths = [file.path for file in files.files]
+        with spark_progress(spark, "ingest: reading jets"):
+            return summarise(write_jets(spark, paths, settings.ingest, staging))
+
+    return run_stage(call, body)
+
+
+def find_files(inputs: Sequence[str], format_name: str) -> FoundFiles:
+    """Return the files that paths, folders and patterns stand for, each once, sorted.
+
+    Raises
+    ------
+    UsageError
+        If one of them stands for no file.
+    """
+    suffixes = SOURCES[format_name].suffixes
+    paths: set[str] = set()
+    for given in inputs:
+        found = storage.expand(given)
+        if storage.is_folder(given):
+            found = [path for path in found if path.endswith(suffixes)]
+        if not found:
+            raise UsageError(
+                f"--input {given}: no file found (of a folder, files ending in {', '.join(suffixes)} are read)"
+            )
+        paths.update(found)
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        return FoundFiles(files=tuple(pool.map(_found_file, sorted(paths))))
+
+
+def summarise(record: IngestRecord) -> dict[str, Any]:
+    """Return the figures for the closing table."""
+    used = [source for source in record.sources if not source.reason]
+    rejected, repaired = Counter[str](), Counter[str]()
+    for source in used:
+        rejected.update(source.rejected)
+        repaired.update(source.repaired)
+    left_out = Counter(source.reason for source in record.sources if source.reason)
+    return {
+        "source files": len(used),
+        "files left out": dict(left_out) or "none",
+        "jets": sum(record.files.values()),
+        "rejected jets": dict(rejected) or "none",
+        "repaired": dict(repaired) or "none",
+    }
+
+
+def _found_file(path: str) -> FoundFile:
+    return FoundFile(path=path, bytes=storage.size(path), modified=storage.modified(path))
