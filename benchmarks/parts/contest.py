@@ -16,6 +16,9 @@ from sparton import storage
 COPIED_BYTES = 64 << 20
 REPEATS = 5
 
+Times = tuple[float, float]
+"""Wall and processor seconds."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -32,6 +35,7 @@ class Contestant:
 class Line:
     """One line of the table.
 
+    ``seconds`` is the median, ``fastest`` the least, ``cpu`` the median processor time of this process.
     ``ratio`` is the rate (rows/s) over that of the contest's reference, ``goal`` what the project asks of it, ``floor``
     the seconds that the bytes alone need at the bandwidth named in the note.
     """
@@ -41,6 +45,7 @@ class Line:
     rows: int
     seconds: float
     fastest: float
+    cpu: float
     rows_per_second: float
     mb_per_second: float
     ratio: float
@@ -71,28 +76,29 @@ def compete(
     goals
         What the project asks for, by name of the contestant.
     """
-    times: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    times: dict[str, list[Times]] = {contestant.name: [] for contestant in contestants}
     for turn in range(rounds + 1):
         for contestant in contestants:
-            started = time.perf_counter()
+            started = time.perf_counter(), time.process_time()
             contestant.run()
             if turn:
-                times[contestant.name].append(time.perf_counter() - started)
-    reference = contestants[0].rows / statistics.median(times[contestants[0].name])
+                times[contestant.name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    reference = contestants[0].rows / _median(times[contestants[0].name], 0)
     return [
         _line(contest, one, times[one.name], reference, bandwidth, (goals or {}).get(one.name, ""))
         for one in contestants
     ]
 
 
-def _line(contest: str, one: Contestant, times: list[float], reference: float, bandwidth: float, goal: str) -> Line:
-    seconds = statistics.median(times)
+def _line(contest: str, one: Contestant, times: list[Times], reference: float, bandwidth: float, goal: str) -> Line:
+    seconds = _median(times, 0)
     return Line(
         contest=contest,
         name=one.name,
         rows=one.rows,
         seconds=seconds,
-        fastest=min(times),
+        fastest=min(wall for wall, _ in times),
+        cpu=_median(times, 1),
         rows_per_second=one.rows / seconds,
         mb_per_second=one.bytes / seconds / 1e6,
         ratio=one.rows / seconds / reference,
@@ -100,6 +106,10 @@ def _line(contest: str, one: Contestant, times: list[float], reference: float, b
         floor=one.bytes / bandwidth,
         note=one.note,
     )
+
+
+def _median(times: list[Times], part: int) -> float:
+    return statistics.median(pair[part] for pair in times)
 
 
 def memory_bandwidth() -> float:
@@ -113,7 +123,7 @@ def memory_bandwidth() -> float:
     return COPIED_BYTES / statistics.median(times)
 
 
-HEADINGS = ("what", "rows", "s (median)", "s (best)", "rows/s", "MB/s", "ratio", "goal", "floor, s", "note")
+HEADINGS = ("what", "rows", "s (median)", "s (best)", "CPU s", "rows/s", "MB/s", "ratio", "goal", "floor, s", "note")
 
 
 def show(lines: Sequence[Line], title: str) -> None:
@@ -142,6 +152,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         f"{line.rows:,}",
         f"{line.seconds:.3f}",
         f"{line.fastest:.3f}",
+        f"{line.cpu:.3f}",
         f"{line.rows_per_second:,.0f}",
         f"{line.mb_per_second:,.0f}",
         f"{line.ratio:.2f}",

@@ -11,6 +11,7 @@ from sparton.pipeline.preparation import prepare
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageResult
 from sparton.pipeline.training import train
+from sparton.pipeline.validation import validate
 from sparton.pipeline.workflow import run
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "prepare",
     "run",
     "train",
+    "validate",
 ]
