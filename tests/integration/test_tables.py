@@ -153,7 +153,7 @@ def test_made_ids_do_not_depend_on_names_order_or_partitions(spark: SparkSession
             values = np.random.default_rng(seed).normal(size=(150, 3)).tolist()
             values[3] = values[3][:2]
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table({"v": values}), folder / name, row_group_size=40 + 60 * number)
+            pq.write_table(pa.table({"v": values}), folder / name)
         sources = find_sources(spark, str(folder))
         rows = read_sources(spark, str(folder), sources)
         out = str(tmp_path / f"out{number}")
