@@ -82,11 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info",
         help="what is in a table, set, bundle or report: rows, schema, provenance, checksums",
-        description="Describe a published folder. Without --verify sizes are compared, with it checksums too.",
+        description="Describe a published folder. Sizes are compared, with --verify footers and checksums too.",
     )
     info.add_argument("folder", help="a jets table, training set, bundle, assignments or report folder")
     info.add_argument(
-        "--verify", action="store_true", help="read every file and compare its checksum (exit 1 if one is bad)"
+        "--verify", action="store_true", help="read every file, compare its footer and checksum (exit 1 if one is bad)"
     )
     info.add_argument("--json", action="store_true", help="print the description as JSON")
     info.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
