@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparton import __version__
-from sparton.errors import SpartonError
+from sparton.errors import RulesError, SpartonError
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
@@ -20,7 +20,7 @@ EPILOG = """\
 A stage reads a folder and publishes a folder; the same settings and input twice: the second run is skipped.
 Where --input and --output are not given, the stages find each other in the configuration's workspace.
 
-exit status: 0 done, 1 failed, 2 wrong usage or configuration
+exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold
 
 example:
   sparton run --config conf/jets_demo.yaml
@@ -32,6 +32,7 @@ STAGES = {
     "generate": "simulate jets with Pythia 8 on the executors -> jets table",
     "ingest": "files of a public or own format (HDF5, ROOT, Parquet) -> jets table",
     "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
+    "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
     "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
     "evaluate": "assignments + training set -> metrics.json and report.html",
@@ -80,15 +81,15 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(stage, help=summary, description=_sentence(stage))
         _add_common(command)
         _add_folders(command, stage)
-        command.set_defaults(runner=_run_one)
+        command.set_defaults(runner=_validate if stage == "validate" else _run_one)
     info = commands.add_parser(
         "info",
         help="what is in a table, set, bundle or report: rows, schema, provenance, checksums",
-        description="Describe a published folder. Without --verify sizes are compared, with it checksums too.",
+        description="Describe a published folder. Sizes are compared, with --verify footers and checksums too.",
     )
     info.add_argument("folder", help="a jets table, training set, bundle, assignments or report folder")
     info.add_argument(
-        "--verify", action="store_true", help="read every file and compare its checksum (exit 1 if one is bad)"
+        "--verify", action="store_true", help="read every file, compare its footer and checksum (exit 1 if one is bad)"
     )
     info.add_argument("--json", action="store_true", help="print the description as JSON")
     info.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
@@ -130,6 +131,8 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
     if stage == "prepare":
         _add_prepare(command)
+    if stage == "validate":
+        _add_validate(command)
     if stage in ("assign", "evaluate"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
@@ -172,6 +175,13 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--append", action="store_true", help="add the files that the set does not hold yet")
 
 
+def _add_validate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reference", metavar="DIR", help="compare distributions with this reference")
+    command.add_argument(
+        "--write-reference", metavar="DIR", help="make a reference of the input there, if the rules hold"
+    )
+
+
 def _settings(options: argparse.Namespace) -> PipelineSettings:
     from sparton.config import load_config
     from sparton.pipeline.settings import PipelineSettings
@@ -202,7 +212,7 @@ def _run_one(options: argparse.Namespace) -> None:
     stage: Callable[..., StageResult] = getattr(pipeline, options.command)
     folders = {
         key: getattr(options, key)
-        for key in ("input", "model", "table", "output", "append", "kind")
+        for key in ("input", "model", "table", "output", "append", "kind", "reference", "write_reference")
         if getattr(options, key, None)
     }
     if getattr(options, "watch", None):
@@ -219,6 +229,16 @@ def _watch(options: argparse.Namespace) -> StageResult:
     if options.append or options.force:
         raise UsageError("--watch always adds to the table and never redoes it; leave out --append and --force")
     return watch(_settings(options), options.watch, output=options.output)
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from sparton.pipeline.validation import show_failures
+
+    try:
+        _run_one(options)
+    except RulesError as error:
+        show_failures(error.folder)
+        raise
 
 
 def _run_all(options: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
 from sparton.data.source_files import located
+from sparton.data.verification import verify_written
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, ucluster_features
 from tests.synthetic import jets_table
@@ -253,6 +254,21 @@ def test_an_input_that_changes_between_the_passes_is_noticed(
     monkeypatch.setattr(module, "take_census", lambda *_: census)
     with pytest.raises(DataError, match="the jets table changed while it was read"):
         write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"))
+
+
+def test_a_shard_that_the_storage_altered_is_noticed(
+    spark: SparkSession, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    folder, manifest = made
+    shards = manifest.shards("train")[:3]
+    verify_written(spark, str(folder), shards, TRAINING_ARROW)
+    for shard in shards:
+        content = bytearray((folder / shard.path).read_bytes())
+        content[len(content) // 2] ^= 1 if shard is shards[1] else 0
+        (tmp_path / shard.path).parent.mkdir(exist_ok=True)
+        (tmp_path / shard.path).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{shards[1].path}: SHA-256 differs .*the storage altered the file"):
+        verify_written(spark, str(tmp_path), shards, TRAINING_ARROW)
 
 
 def test_a_failing_task_gives_one_line(

@@ -25,6 +25,7 @@ from sparton.errors import DataError, UsageError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+KNOWN_ID = "_known_id"
 KNOWN = "known-ids"  # no underscore: Spark reads it back
 TAIL = "_tail-{split}.parquet"
 FREE_SETTINGS = ("max_rejected",)
@@ -83,8 +84,9 @@ def set_known_aside(
     """
     known = storage.spark_url(storage.join(folder, KNOWN))
     held = spark.read.parquet(storage.spark_url(folder)).select(F.col(encoder.id_name).alias("id"))
-    _ids(rows, encoder).join(held, "id", "left_semi").distinct().write.parquet(known)
-    repeated = spark.read.schema(from_arrow_schema(ID_ARROW)).parquet(known)
+    both = _ids(rows, encoder).join(held, "id", "left_semi").distinct()
+    both.select(F.col("id").alias(KNOWN_ID)).write.parquet(known)
+    repeated = spark.read.schema(f"`{KNOWN_ID}` long").parquet(known)
     if repeated.isEmpty():
         return rows, 0
     if encoder.source_id is None:
@@ -92,7 +94,7 @@ def set_known_aside(
             f"{repeated.count()} ids made from the content of new files are taken in {folder}, by chance; "
             "name an id column (table.id) and prepare the set anew"
         )
-    matching = F.col(encoder.source_id).cast("long") == repeated["id"]
+    matching = F.col(encoder.source_id).cast("long") == F.col(KNOWN_ID)
     doubles = rows.select(encoder.source_id, FILE, ROW).join(repeated, matching, "left_semi")
     put = partial(_quarantine_known, encoder=encoder, start=quarantine)
     counts = doubles.mapInArrow(put, from_arrow_schema(NUMBER_ARROW)).agg(F.sum("rows").alias("rows")).collect()

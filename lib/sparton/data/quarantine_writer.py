@@ -6,6 +6,7 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +76,7 @@ def quarantined(batch: pa.RecordBatch, ids: pa.Array, rejected: Rejected) -> pa.
     count = rejected.row.size
     file, number = (_taken(batch, name, row) for name in (FILE, ROW))
     columns = [
-        pa.repeat(pa.scalar(UNKNOWN_FILE), count) if file is None else file.fill_null(UNKNOWN_FILE),
+        pa.repeat(pa.scalar(UNKNOWN_FILE), count) if file is None else _readable(file),
         pa.nulls(count, pa.int64()) if number is None else number,
         ids.take(row),
         pa.array(rejected.reason, pa.string()),
@@ -94,6 +95,12 @@ def repeated(batch: pa.RecordBatch, rows: NDArray[np.int64], id_name: str) -> pa
 def duplicate_reason(id_name: str) -> str:
     """Return the reason for which all but one of the rows with one id are rejected."""
     return f"duplicate_{id_name}"
+
+
+def _readable(file: pa.Array) -> pa.Array:
+    """Return URLs as a person writes them."""
+    encoded = file.fill_null(UNKNOWN_FILE).dictionary_encode()
+    return pa.array([unquote(url) for url in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
 
 
 def _taken(batch: pa.RecordBatch, name: str, rows: pa.Array) -> pa.Array | None:

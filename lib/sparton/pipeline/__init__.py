@@ -11,6 +11,7 @@ from sparton.pipeline.preparation import prepare
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageResult
 from sparton.pipeline.training import train
+from sparton.pipeline.validation import validate
 from sparton.pipeline.watching import watch
 from sparton.pipeline.workflow import run
 
@@ -25,5 +26,6 @@ __all__ = [
     "prepare",
     "run",
     "train",
+    "validate",
     "watch",
 ]

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +15,7 @@ from sparton import storage
 from sparton.data.ingest import RECORD as INGEST_RECORD
 from sparton.data.ingest import read_ingest_record
 from sparton.errors import DataError, UsageError
+from sparton.pipeline.footers import Footer, footer_problems, read_footers
 from sparton.pipeline.progress import format_value
 from sparton.pipeline.stage import bad_files, read_record
 
@@ -22,6 +23,7 @@ KINDS = {
     "generate": "jets table",
     "ingest": "jets table",
     "prepare": "training set",
+    "validate": "validation",
     "train": "model bundle",
     "assign": "assignments",
     "evaluate": "report",
@@ -62,7 +64,7 @@ class FolderInfo:
 
 
 def info(folder: str, *, verify: bool = False) -> FolderInfo:
-    """Describe a folder; with ``verify`` every file is read and its checksum compared.
+    """Describe a folder; with ``verify`` every file is read, and its footer and checksum compared.
 
     Raises
     ------
@@ -77,17 +79,23 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
     parquet = [path for path in files if path.endswith(".parquet") and not path.startswith("_")]
     if record is None and not parquet and SUMS not in files:
         raise UsageError(f"{folder}: neither published by a stage nor a Parquet table nor a bundle; name such a folder")
-    rows, columns = _parquet(folder, parquet)
+    rows: int | None = None
+    columns: dict[str, str] = {}
     details: dict[str, Any] = {}
     problems: list[str] = []
     if record is not None:
         details = {"made by": f"sparton {record.stage} {record.version}", "created": record.created}
         details |= {f"from {role}": path for role, path in record.inputs.items()} | record.summary
         problems += bad_files(folder, record.files, checksums=verify)
+        problems += _unknown_files(folder, files, {entry.path for entry in record.files})
     if storage.MANIFEST in files:
-        manifest_details, bad_shards = _training_set(folder, verify)
+        rows, columns, manifest_details, bad_shards = _set(folder, verify, checksums=verify and record is None)
         details |= manifest_details
         problems += bad_shards
+    elif parquet:
+        footers = read_footers(folder, parquet)
+        rows, columns = sum(footer.rows for footer in footers), _columns(footers)
+        problems += footer_problems(footers, _ingested_rows(folder, files))
     if INGEST_RECORD in files:
         details |= _ingested(folder)
     if SUMS in files and verify:
@@ -131,7 +139,7 @@ def _show_tables(found: FolderInfo) -> None:
     table.add_row("files", f"{found.files:,} ({found.bytes / 1e6:,.1f} MB)")
     for key, value in found.details.items():
         table.add_row(key, format_value(value))
-    compared = "checksums" if found.verified else "names and sizes (--verify compares checksums)"
+    compared = "checksums and footers" if found.verified else "names and sizes (--verify compares checksums)"
     table.add_row("compared", f"{compared}: {f'{len(found.problems)} bad' if found.problems else 'good'}")
     console.print(table)
     if found.columns:
@@ -151,39 +159,49 @@ def _kind(stage: str | None, files: list[str]) -> str:
     return KINDS["train"] if SUMS in files else "Parquet table"
 
 
-def _parquet(folder: str, files: list[str]) -> tuple[int | None, dict[str, str]]:
-    """Return rows and columns out of the footers, without reading data."""
-    if not files:
-        return None, {}
-    rows = 0
-    columns: dict[str, str] = {}
-    for path in files:
-        full = storage.join(folder, path)
-        try:
-            with storage.open_file(full) as stream:
-                footer = pq.ParquetFile(stream)
-                rows += footer.metadata.num_rows
-                columns = columns or {name: str(kind) for name, kind in zip(*_fields(footer), strict=True)}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{full}: not readable as Parquet ({error}); run the stage that made it again") from None
-    return rows, columns
+def _columns(footers: list[Footer]) -> dict[str, str]:
+    schema = next((footer.schema for footer in footers if footer.schema is not None), None)
+    return _named(schema) if schema is not None else {}
 
 
-def _fields(footer: pq.ParquetFile) -> tuple[list[str], list[Any]]:
-    schema = footer.schema_arrow
-    return schema.names, schema.types
+def _named(schema: pa.Schema) -> dict[str, str]:
+    return {name: str(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
 
 
-def _training_set(folder: str, verify: bool) -> tuple[dict[str, Any], list[str]]:
-    from sparton.data.manifest import read_manifest
+def _unknown_files(folder: str, files: list[str], known: set[str]) -> list[str]:
+    """Return one line for each file that readers would take for part of the table but that no stage wrote."""
+    found = [path for path in files if path not in known and not any(part[0] in "_." for part in path.split("/"))]
+    return [f"{storage.join(folder, path)}: not written by the stage that made the folder" for path in found]
 
-    manifest = read_manifest(folder)
-    details = {
-        "features": f"{manifest.n_particles} particles x {', '.join(manifest.feature_names)}",
-        "targets": f"{manifest.n_targets} mass bins",
-        "seed": manifest.seed,
-    }
-    return details, [bad.detail for bad in manifest.verify(folder, checksums=verify)]
+
+def _set(folder: str, verify: bool, checksums: bool) -> tuple[int, dict[str, str], dict[str, Any], list[str]]:
+    """Return rows, columns, details and problems of a set; without ``verify`` no shard is opened."""
+    from sparton.data.manifest import Manifest, read_set
+    from sparton.data.shards import bad_footers
+
+    manifest = read_set(folder)
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    problems = [bad.detail for bad in manifest.verify(folder, checksums=checksums)]
+    if verify:
+        problems += bad_footers(
+            folder, [shard for shard in shards if storage.exists(storage.join(folder, shard.path))], manifest.row_schema
+        )
+    names = ", ".join(manifest.feature_names)
+    details: dict[str, Any] = {"features": names, "seed": manifest.seed}
+    if isinstance(manifest, Manifest):
+        details["features"] = f"{manifest.n_particles} particles x {names}"
+        details["targets"] = f"{manifest.n_targets} mass bins"
+    if manifest.extensions:
+        details["extended"] = manifest.extensions
+    rejected = sum(manifest.counts.rejected.values())
+    details["rows in the quarantine"] = rejected or "none"
+    return sum(shard.rows for shard in shards), _named(manifest.row_schema), details, problems
+
+
+def _ingested_rows(folder: str, files: list[str]) -> dict[str, int]:
+    """Return the rows of each file that an ingest recorded, by full path."""
+    record = read_ingest_record(folder) if INGEST_RECORD in files else None
+    return {storage.join(folder, path): rows for path, rows in record.files.items()} if record else {}
 
 
 def _ingested(folder: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from sparton import storage
 from sparton.config import Config
 from sparton.data.ingest_settings import IngestSettings
 from sparton.data.settings import PrepareSettings, TableSettings
+from sparton.data.validation.settings import RulesSettings
 from sparton.distributed.launch import LaunchSettings
 from sparton.ml.ucluster import AssignSettings
 from sparton.physics.settings import GenerationSettings
@@ -24,10 +25,10 @@ class PipelineSettings(Config):
     ----------
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
-        ``assignments``, ``report``; and that holds ``runs`` and ``checkpoints``.
-    generate, ingest, prepare, table, model, train, assign, evaluate
-        What the stages compute (``table``: what ``prepare --kind table`` does); these decide whether an output is up
-        to date.
+        ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
+    generate, ingest, prepare, table, rules, model, train, assign, evaluate
+        What the stages compute (``table``: what ``prepare --kind table`` does; ``rules``: what ``validate`` checks);
+        these decide whether an output is up to date.
     watch
         When ``ingest --watch`` looks for new files; changes nothing in the table.
     launch, spark
@@ -41,6 +42,7 @@ class PipelineSettings(Config):
     watch: WatchSettings = WatchSettings()
     prepare: PrepareSettings = PrepareSettings()
     table: TableSettings = TableSettings()
+    rules: RulesSettings = RulesSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     launch: LaunchSettings = LaunchSettings()

@@ -162,7 +162,7 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
     publication = storage.extend if call.extend else storage.publish
     with _run_folder(call) as run_folder, publication(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
-        with _kept_quarantine(staging, run_folder), executor_errors(call.stage):
+        with _kept_quarantine(call, staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
         storage.write_json(
             storage.join(staging, RECORD), _record(call, previous, staging, summary).model_dump(mode="json")
@@ -316,13 +316,15 @@ def _run_folder(call: StageCall) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _kept_quarantine(staging: str, run_folder: str) -> Iterator[None]:
+def _kept_quarantine(call: StageCall, staging: str, run_folder: str) -> Iterator[None]:
     """Copy the quarantine of a stage that fails into the run folder, so that the user sees what was rejected."""
     try:
         yield
     except DataError as error:
         found = storage.join(staging, QUARANTINE)
-        if not storage.is_folder(found) or not storage.list_files(found):
+        before = storage.join(call.output, QUARANTINE)
+        old = storage.list_files(before) if call.extend and storage.is_folder(before) else []
+        if not storage.is_folder(found) or storage.list_files(found) == old:
             raise
         target = storage.join(run_folder, QUARANTINE)
         storage.copy_folder(found, target)
