@@ -38,6 +38,9 @@ STAGES = {
     "evaluate": "assignments + training set -> metrics.json and report.html",
 }
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 Runner = Callable[[argparse.Namespace], None]
 
 
@@ -56,16 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent",
+            f"sparton {options.command}: interrupted. What was published before stays; the same command goes on, "
+            "training from its last checkpoint",
             file=sys.stderr,
         )
-        return 1
+        return INTERRUPTED
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sparton",
+        allow_abbrev=False,
         description="Cluster LHC jets and other large tables without labels, on Spark and Horovod.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(whole)
     whole.set_defaults(runner=_run_all)
     for stage, summary in STAGES.items():
-        command = commands.add_parser(stage, help=summary, description=_sentence(stage))
+        command = commands.add_parser(stage, help=summary, description=_sentence(stage), allow_abbrev=False)
         _add_common(command)
         _add_folders(command, stage)
         command.set_defaults(runner=_validate if stage == "validate" else _run_one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from sparton.distributed import checkpoint
 from sparton.distributed.launch import LaunchSettings, launch
 from sparton.distributed.simulate import simulate
 from sparton.distributed.world import Connection
-from sparton.errors import TrainingError
+from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.train import Trainer, TrainingSummary, train
@@ -167,6 +168,17 @@ def test_infinite_loss_names_the_step_and_the_way_out(training_set: str, tmp_pat
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch 1, step \d+; there is no checkpoint yet"):
         run(training_set, tmp_path, wild)
     assert not storage.exists(str(tmp_path / "bundle"))
+
+
+def test_damaged_shard_is_named_before_training(training_set: str, tmp_path: Path) -> None:
+    damaged = tmp_path / "set"
+    shutil.copytree(training_set, damaged)
+    shard = damaged / "split=val" / "shard-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"split=val/shard-00000\.parquet.*restore the file or prepare the set again"):
+        run(str(damaged), tmp_path)
 
 
 def test_labels_are_never_read(training_set: str, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def evaluate(
         content = _content(metrics, figures, call, settings)
         storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
         write_report(staging, content)
-        return _summary(metrics) | {"report": storage.join(target, "report.html")}
+        return _summary(metrics) | {"report": "report.html"}
 
     return run_stage(call, body)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sparton.config import Config
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LOOPBACK = "127.0.0.1"
+
+MASTERS = re.compile(r"local(\[.+\])?|local-cluster\[.+\]|spark://.+|yarn|k8s://.+")
+"""What Spark takes for a master."""
 
 LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": LOOPBACK,
@@ -46,6 +50,13 @@ class SparkSettings(Config):
 
     master: str | None = None
     conf: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("master")
+    @classmethod
+    def _known(cls, master: str | None) -> str | None:
+        if master is not None and not MASTERS.fullmatch(master):
+            raise ValueError("expected local, local[N], spark://HOST:PORT, yarn or k8s://URL")
+        return master
 
 
 def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:

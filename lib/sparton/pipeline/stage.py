@@ -213,8 +213,8 @@ def _check_inputs(call: StageCall) -> None:
     for role, path in call.inputs.items():
         if not storage.is_folder(path):
             raise UsageError(
-                f"{call.stage}: no folder at {path} for the {role}; run the stage that makes it first, "
-                "or name another one on the command line (see --help)"
+                f"no folder at {path} for the {role}; run the stage that makes it first, "
+                "or name another one (--input; see --help)"
             )
         record = read_record(path)
         if record is not None and (problems := bad_files(path, record.files, checksums=False)):

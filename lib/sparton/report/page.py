@@ -64,6 +64,9 @@ def _headline(metrics: EvaluationMetrics) -> str:
         relation = f"{abs(gain):.1f} points {'more' if gain >= 0 else 'less'} than"
         rival = f"({escape(best.name)}, {_percent(best.accuracy)})"
         text += f" That is {relation} the best of the label-free partitions of the jet mass below {rival}."
+    oracle = next((item for item in metrics.baselines if item.reads_labels and item.accuracy is not None), None)
+    if oracle is not None:
+        text += f" The best mass cuts that labels can buy reach {_percent(oracle.accuracy)}."
     if metrics.even_sizes:
         text += " It was trained to make clusters of about equal size (<code>train.balance</code>)."
     return text
