@@ -349,6 +349,8 @@ def _filesystem(path: str) -> tuple[Any, str]:
 
 def _known_scheme(path: str) -> str:
     """Return ``path`` as fsspec knows it: Hadoop's ``s3a`` is ``s3``, ``dbfs:/`` is a mount where there is one."""
+    if path.startswith("file:/"):  # Hadoop writes one slash, the standard three
+        return "/" + path.removeprefix("file:").lstrip("/")
     if path.startswith(("s3a://", "s3n://")):
         return "s3" + path[3:]
     if path.startswith("dbfs:/") and os.path.isdir(DBFS_MOUNT):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sparton import storage
 from sparton.data.sources import identity
 from sparton.data.sources.block import BadFileError, Source, bad_file, measure
+from sparton.data.sources.table import Origin
 from sparton.errors import DataError
 
 MIN_TASK_BYTES = 16 << 20
@@ -125,6 +126,11 @@ def split_work(files: Sequence[SourceFile], task_bytes: int, slots: int) -> list
                 open_parts, room = [], target
             start = stop
     return [*tasks, tuple(open_parts)] if open_parts else tasks
+
+
+def origin_of(source: Source, file: SourceFile, salt: int) -> Origin:
+    """Return what the rows of a file are marked with."""
+    return Origin(file.path, file.sha256, identity.file_bits(file.sha256, salt), source.several, source.name)
 
 
 def _check_rows(source: Source, rows: int) -> None:

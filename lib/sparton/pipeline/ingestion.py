@@ -10,8 +10,7 @@ from typing import Any
 from sparton import storage
 from sparton.config import Config
 from sparton.data.ingest import RECORD, IngestRecord, write_jets
-from sparton.data.sources.registry import SOURCES
-from sparton.errors import UsageError
+from sparton.data.sources.registry import SOURCES, source_paths
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
@@ -82,26 +81,15 @@ def ingest(
 
 
 def find_files(inputs: Sequence[str], format_name: str) -> FoundFiles:
-    """Return the files that paths, folders and patterns stand for, each once, sorted.
+    """Return the files that paths, folders and patterns stand for, as they are now.
 
     Raises
     ------
     UsageError
         If one of them stands for no file.
     """
-    suffixes = SOURCES[format_name].suffixes
-    paths: set[str] = set()
-    for given in inputs:
-        found = storage.expand(given)
-        if storage.is_folder(given):
-            found = [path for path in found if path.endswith(suffixes)]
-        if not found:
-            raise UsageError(
-                f"--input {given}: no file found (of a folder, files ending in {', '.join(suffixes)} are read)"
-            )
-        paths.update(found)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        return FoundFiles(files=tuple(pool.map(_found_file, sorted(paths))))
+        return FoundFiles(files=tuple(pool.map(_found_file, source_paths(inputs, SOURCES[format_name]))))
 
 
 def summarise(record: IngestRecord) -> dict[str, Any]:

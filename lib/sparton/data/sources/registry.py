@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sparton import storage
 from sparton.config import Config
 from sparton.data.schema import JETS_ARROW
 from sparton.data.sources.block import Source
@@ -42,3 +45,24 @@ def make_source(name: str, options: Config) -> Source:
     if doubled:
         raise UsageError(f"{name}.jet_columns: {', '.join(doubled)} is a column of every jets table; leave it out")
     return source
+
+
+def source_paths(inputs: Sequence[str], source: Source | type[Source]) -> list[str]:
+    """Return the files that paths, folders and patterns stand for, each once, sorted.
+
+    Raises
+    ------
+    UsageError
+        If one of them stands for no file.
+    """
+    paths: set[str] = set()
+    for given in inputs:
+        found = storage.expand(given)
+        if storage.is_folder(given):
+            found = [path for path in found if path.endswith(source.suffixes)]
+        if not found:
+            raise UsageError(
+                f"{given}: no file found (below a folder, files ending in {', '.join(source.suffixes)} are read)"
+            )
+        paths.update(found)
+    return sorted(paths)
