@@ -71,7 +71,7 @@ def test_missing_input_is_one_line_that_says_what_to_run(
     status, error = outcome([stage, "--workspace", str(tmp_path / "w")], capsys)
     assert status == 2
     assert len(error.splitlines()) == 1
-    assert error.startswith(f"sparton {stage}: {stage}: no folder at {tmp_path}/w/")
+    assert error.startswith(f"sparton {stage}: no folder at {tmp_path}/w/")
     assert not (tmp_path / "w").exists()
 
 

@@ -20,6 +20,7 @@ from sparton.data.ingest import RECORD, IngestRecord
 from sparton.data.manifest import Counts, Shard, TableManifest
 from sparton.data.schema import JETS_ARROW, TABLE_ARROW
 from sparton.data.shards import shard_path, write_file
+from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, run_stage
 from tests.synthetic import jets_table
 
@@ -31,7 +32,8 @@ class Nothing(Config):
 
 
 def stage(folder: Path, name: str, body: Callable[[str], dict[str, Any]]) -> Path:
-    run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), str(folder / "work")), body)
+    settings = PipelineSettings(workspace=str(folder / "work"))
+    run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), settings), body)
     return folder / name
 
 
