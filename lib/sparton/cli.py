@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparton import __version__
-from sparton.errors import SpartonError
+from sparton.errors import RulesError, SpartonError
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
@@ -20,7 +20,7 @@ EPILOG = """\
 A stage reads a folder and publishes a folder; the same settings and input twice: the second run is skipped.
 Where --input and --output are not given, the stages find each other in the configuration's workspace.
 
-exit status: 0 done, 1 failed, 2 wrong usage or configuration
+exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold
 
 example:
   sparton run --config conf/jets_demo.yaml
@@ -32,6 +32,7 @@ STAGES = {
     "generate": "simulate jets with Pythia 8 on the executors -> jets table",
     "ingest": "files of a public or own format (HDF5, ROOT, Parquet) -> jets table",
     "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
+    "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
     "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
     "evaluate": "assignments + training set -> metrics.json and report.html",
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(f"sparton {options.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent",
@@ -77,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(stage, help=summary, description=_sentence(stage))
         _add_common(command)
         _add_folders(command, stage)
-        command.set_defaults(runner=_run_one)
+        command.set_defaults(runner=_validate if stage == "validate" else _run_one)
     info = commands.add_parser(
         "info",
         help="what is in a table, set, bundle or report: rows, schema, provenance, checksums",
@@ -127,6 +131,8 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
     if stage == "prepare":
         _add_prepare(command)
+    if stage == "validate":
+        _add_validate(command)
     if stage in ("assign", "evaluate"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
@@ -135,8 +141,13 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
 
 
 def _add_ingest(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", metavar="PATH", nargs="+", help="files, folders or patterns, local or URLs")
+    source.add_argument("--watch", metavar="FOLDER", help="files as they arrive in a folder, each exactly once")
     command.add_argument(
-        "--input", metavar="PATH", nargs="+", required=True, help="files, folders or patterns, local or URLs"
+        "--trigger",
+        metavar="WHEN",
+        help="with --watch: available-now (take what is there, then end) or seconds between looks (watch.trigger)",
     )
     command.add_argument("--format", metavar="FORMAT", help="hls4ml, lhco, toptagging, ... (ingest.format)")
     command.add_argument(
@@ -164,6 +175,13 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--append", action="store_true", help="add the files that the set does not hold yet")
 
 
+def _add_validate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reference", metavar="DIR", help="compare distributions with this reference")
+    command.add_argument(
+        "--write-reference", metavar="DIR", help="make a reference of the input there, if the rules hold"
+    )
+
+
 def _settings(options: argparse.Namespace) -> PipelineSettings:
     from sparton.config import load_config
     from sparton.pipeline.settings import PipelineSettings
@@ -173,6 +191,7 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         ("workspace", options.workspace),
         ("spark.master", options.master),
         ("launch.workers", options.workers),
+        ("watch.trigger", getattr(options, "trigger", None)),
         ("ingest.format", getattr(options, "format", None)),
         (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
     ):
@@ -193,11 +212,33 @@ def _run_one(options: argparse.Namespace) -> None:
     stage: Callable[..., StageResult] = getattr(pipeline, options.command)
     folders = {
         key: getattr(options, key)
-        for key in ("input", "model", "table", "output", "append", "kind")
+        for key in ("input", "model", "table", "output", "append", "kind", "reference", "write_reference")
         if getattr(options, key, None)
     }
-    result = stage(_settings(options), force=options.force, **folders)
+    if getattr(options, "watch", None):
+        result = _watch(options)
+    else:
+        result = stage(_settings(options), force=options.force, **folders)
     closing_table(f"{result.stage}: {'up to date' if result.skipped else 'done'}", result.table())
+
+
+def _watch(options: argparse.Namespace) -> StageResult:
+    from sparton.errors import UsageError
+    from sparton.pipeline import watch
+
+    if options.append or options.force:
+        raise UsageError("--watch always adds to the table and never redoes it; leave out --append and --force")
+    return watch(_settings(options), options.watch, output=options.output)
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from sparton.pipeline.validation import show_failures
+
+    try:
+        _run_one(options)
+    except RulesError as error:
+        show_failures(error.folder)
+        raise
 
 
 def _run_all(options: argparse.Namespace) -> None:

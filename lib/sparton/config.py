@@ -22,7 +22,8 @@ from sparton.errors import ConfigError
 class Config(BaseModel):
     """A frozen section of the configuration that accepts no unknown key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    # Names made of digits are numbers in YAML: workspace=20241122.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the canonical JSON form, equal for equal settings."""

@@ -26,5 +26,15 @@ class DataError(SpartonError):
     """Input data, a manifest or a checksum is not what the contract says."""
 
 
+class RulesError(SpartonError):
+    """A table does not keep the rules of the configuration; ``folder`` holds the outcome of each."""
+
+    exit_status = 3
+
+    def __init__(self, message: str, folder: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class TrainingError(SpartonError):
     """Training cannot go on: ranks disagree, a loss is not finite, a worker failed or slots are missing."""

@@ -21,8 +21,8 @@ from sparton.report.metrics import describe_labels
 LABELS = describe_labels([[2, 90, 5], [80, 4, 6], [10, 6, 97]], ("W", "Z", "t"))
 GROUPS = style.make_groups(3, LABELS.classes, LABELS.permutation)
 BASELINES = (
-    BaselineResult("K-means on mass", False, (64.0, 131.0), 0.62, 0.4, 0.4),
-    BaselineResult("Best mass cuts (oracle)", True, (86.0, 120.0), 0.7, 0.5, 0.5),
+    BaselineResult("K-means on mass", False, (64.0, 131.0), 900, 0.62, 0.4, 0.4),
+    BaselineResult("Best mass cuts (oracle)", True, (86.0, 120.0), 900, 0.7, 0.5, 0.5),
 )
 CURVE = """epoch,phase,train_loss,val_loss,val_clustering,alpha,learning_rate,epoch_seconds,remark
 0,pretrain,0.5,0.6,,,0.001,3,x
@@ -185,7 +185,7 @@ def test_confusion_of_very_many_clusters_shows_shades_only() -> None:
 
 
 def test_accuracy_bars_hatch_only_what_reads_labels() -> None:
-    figure = figures.accuracy_bars("UCluster", LABELS, (*BASELINES, BaselineResult("unjudged", False, ())))
+    figure = figures.accuracy_bars("UCluster", LABELS, (*BASELINES, BaselineResult("unjudged", False, (), 900)))
     bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert [bar.get_width() for bar in bars] == [LABELS.accuracy, 0.62, 0.7]
     assert [bar.get_hatch() for bar in bars] == [None, None, "///"]

@@ -166,14 +166,13 @@ def test_extension_notices_another_writer(tmp_path: Path) -> None:
     storage.write_text(storage.join(output, "a"), "old")
 
     def race() -> None:
-        with storage.extend(output) as first:
-            with storage.extend(output) as second:
-                storage.write_text(storage.join(second, "b"), "second")
-            storage.write_text(storage.join(first, "c"), "first")
+        with storage.extend(output) as staging:
+            storage.write_text(storage.join(output, "b"), "by hand")
+            storage.write_text(storage.join(staging, "c"), "first")
 
     with pytest.raises(DataError, match="another run changed it while it was being extended"):
         race()
-    assert tree(tmp_path) == {"out/a": "old", "out/b": "second"}
+    assert tree(tmp_path) == {"out/a": "old", "out/b": "by hand"}
 
 
 def test_killed_extension_leaves_the_old_folder(tmp_path: Path) -> None:

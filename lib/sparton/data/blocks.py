@@ -81,11 +81,12 @@ def batch_columns(schema: pa.Schema, feature_shape: tuple[int, ...]) -> dict[str
             found[field.name] = Column(field.name, FEATURE_DTYPE, feature_shape)
         elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
             dtype = np.dtype(field.type.to_pandas_dtype())
-            widened = (
-                np.dtype(np.int32) if dtype.kind == "i" and dtype.itemsize < np.dtype(np.int32).itemsize else dtype
-            )
-            found[field.name] = Column(field.name, widened, (), PADDING_ID if position == 0 else 0)
+            found[field.name] = Column(field.name, _widened(dtype), (), PADDING_ID if position == 0 else 0)
     return {**found, WEIGHT: Column(WEIGHT, np.dtype(np.float32))}
+
+
+def _widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.int32) if dtype.kind == "i" and dtype.itemsize < np.dtype(np.int32).itemsize else dtype
 
 
 def block_steps(columns: Iterable[Column], batch_size: int) -> int:

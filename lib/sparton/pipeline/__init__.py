@@ -11,6 +11,8 @@ from sparton.pipeline.preparation import prepare
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageResult
 from sparton.pipeline.training import train
+from sparton.pipeline.validation import validate
+from sparton.pipeline.watching import watch
 from sparton.pipeline.workflow import run
 
 __all__ = [
@@ -24,4 +26,6 @@ __all__ = [
     "prepare",
     "run",
     "train",
+    "validate",
+    "watch",
 ]

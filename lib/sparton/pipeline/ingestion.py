@@ -9,7 +9,7 @@ from typing import Any
 
 from sparton import storage
 from sparton.config import Config
-from sparton.data.ingest import IngestRecord, write_jets
+from sparton.data.ingest import RECORD, IngestRecord, write_jets
 from sparton.data.sources.registry import SOURCES
 from sparton.errors import UsageError
 from sparton.pipeline.progress import spark_progress
@@ -53,26 +53,24 @@ def ingest(
     output
         Folder to publish; None takes ``<workspace>/jets``.
     append
-        Add to a table that was ingested before the files whose content it does not hold yet.
+        Add to a table that was ingested before the files whose content it does not hold yet. Where nothing is
+        published yet, a new table is made.
     force
         Run even where the output is up to date.
 
     Raises
     ------
     UsageError
-        If no file is found, or something that this stage did not make stands at the output.
+        If no file is found, something that this stage did not make stands at the output, or a table to add to has
+        other columns.
     DataError
         If more is rejected than ``ingest.max_rejected`` allows.
     """
     files = find_files([input] if isinstance(input, str) else list(input), settings.ingest.format)
-    call = StageCall(
-        "ingest",
-        {"ingest": settings.ingest, "sources": files},
-        {},
-        settings.folder("jets", output),
-        settings.workspace,
-        force,
-    )
+    target = settings.folder("jets", output)
+    extend = append and storage.exists(storage.join(target, RECORD))
+    sections = {"ingest": settings.ingest, "sources": files}
+    call = StageCall("ingest", sections, {}, target, settings, force, extend)
 
     def body(staging: str) -> dict[str, Any]:
         spark = spark_session(settings.spark, "sparton ingest")

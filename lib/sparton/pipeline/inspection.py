@@ -23,6 +23,7 @@ KINDS = {
     "generate": "jets table",
     "ingest": "jets table",
     "prepare": "training set",
+    "validate": "validation",
     "train": "model bundle",
     "assign": "assignments",
     "evaluate": "report",

@@ -63,7 +63,7 @@ def prepare(
     target = settings.folder("set", output)
     extend = append and storage.exists(storage.join(target, storage.MANIFEST))
     chosen = settings.prepare if kind == "jets" else settings.table
-    call = StageCall("prepare", {section: chosen}, {kind: source}, target, settings.workspace, force, extend)
+    call = StageCall("prepare", {section: chosen}, {kind: source}, target, settings, force, extend)
     call.check()
     new = _new_sources(settings, kind, source, target) if extend else None
     if new is not None and not new:

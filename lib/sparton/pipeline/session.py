@@ -13,6 +13,7 @@ from pydantic import Field
 from sparton.config import Config
 
 if TYPE_CHECKING:
+    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
 LOOPBACK = "127.0.0.1"
@@ -38,7 +39,7 @@ class SparkSettings(Config):
     Attributes
     ----------
     master
-        Master URL; None leaves it to spark-submit, or to ``local[*]`` where nothing has been said.
+        Master URL where this process starts Spark; None: ``local[*]``. Under spark-submit its master counts.
     conf
         Further Spark properties.
     """
@@ -50,16 +51,16 @@ class SparkSettings(Config):
 def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
     """Return the active session, or make one from ``settings``.
 
-    Properties given to spark-submit win over the defaults here; ``settings.conf`` wins over both.
+    Under spark-submit its master counts, and properties given there win over the defaults here; ``settings.conf`` wins
+    over both.
     """
-    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    submitted = SparkConf()
-    master = settings.master or submitted.get("spark.master", None) or "local[*]"
+    submitted = _submitted()
+    master = submitted.get("spark.master", None) or settings.master or "local[*]"
     builder = SparkSession.builder.appName(app_name).master(master)
     defaults = dict(DEFAULTS)
     if master.startswith("local"):
@@ -74,6 +75,15 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("WARN")
     return session
+
+
+def _submitted() -> SparkConf:
+    """Return what spark-submit was told, which the JVM that it started knows; nothing without spark-submit."""
+    from pyspark import SparkConf, SparkContext
+
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        SparkContext._ensure_initialized()
+    return SparkConf()
 
 
 def _quiet_log() -> dict[str, str]:

@@ -8,11 +8,13 @@ from sparton import storage
 from sparton.config import Config
 from sparton.data.ingest_settings import IngestSettings
 from sparton.data.settings import PrepareSettings, TableSettings
+from sparton.data.validation.settings import RulesSettings
 from sparton.distributed.launch import LaunchSettings
 from sparton.ml.ucluster import AssignSettings
 from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
 from sparton.pipeline.session import SparkSettings
+from sparton.pipeline.watch_settings import WatchSettings
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 
 
@@ -23,10 +25,12 @@ class PipelineSettings(Config):
     ----------
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
-        ``assignments``, ``report``; and that holds ``runs`` and ``checkpoints``.
-    generate, ingest, prepare, table, model, train, assign, evaluate
-        What the stages compute (``table``: what ``prepare --kind table`` does); these decide whether an output is up
-        to date.
+        ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
+    generate, ingest, prepare, table, rules, model, train, assign, evaluate
+        What the stages compute (``table``: what ``prepare --kind table`` does; ``rules``: what ``validate`` checks);
+        these decide whether an output is up to date.
+    watch
+        When ``ingest --watch`` looks for new files; changes nothing in the table.
     launch, spark
         Where it runs and with how many workers. The number of workers decides the global batch, so it counts too;
         the rest changes nothing in the results.
@@ -35,8 +39,10 @@ class PipelineSettings(Config):
     workspace: str = Field(default="runs/default", min_length=1)
     generate: GenerationSettings = GenerationSettings()
     ingest: IngestSettings = IngestSettings()
+    watch: WatchSettings = WatchSettings()
     prepare: PrepareSettings = PrepareSettings()
     table: TableSettings = TableSettings()
+    rules: RulesSettings = RulesSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     launch: LaunchSettings = LaunchSettings()

@@ -50,7 +50,7 @@ def train(
     """
     data = settings.folder("set", input)
     sections = {"model": settings.model, "train": settings.train, "workers": Workers(count=settings.launch.workers)}
-    call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings.workspace, force)
+    call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings, force)
     checkpoints = (
         settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if storage.exists(data) else ""
     )

@@ -27,7 +27,7 @@ def closing_rows(results: list[StageResult]) -> dict[str, Any]:
         "jets per class": generated["jets"],
         "workers": trained["workers"],
         "steps": trained["steps"],
-        "training jets/s": trained["jets/s"],
+        "jets/s in training steps": trained["jets/s"],
         **evaluated,
         "stages": took,
     }

@@ -114,6 +114,8 @@ class Trainer:
         self._agree()
         for epoch in range(first, self.settings.epochs):
             self._epoch(epoch)
+        if not self.settings.joint_epochs:
+            self._place_centroids()
         if self.connection.world.is_root:
             self._write_bundle(bundle_folder)
         self.connection.collectives.barrier()

@@ -1,0 +1,162 @@
+"""Contestants that take turns, so that whatever else the machine does hits all of them; medians are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sparton import storage
+
+COPIED_BYTES = 64 << 20
+REPEATS = 5
+
+Times = tuple[float, float]
+"""Wall and processor seconds."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something that processes ``rows`` rows of ``bytes`` bytes in all each time ``run`` is called."""
+
+    name: str
+    run: Callable[[], object]
+    rows: int
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
+
+    ``seconds`` is the median, ``fastest`` the least, ``cpu`` the median processor time of this process.
+    ``ratio`` is the rate (rows/s) over that of the contest's reference, ``goal`` what the project asks of it, ``floor``
+    the seconds that the bytes alone need at the bandwidth named in the note.
+    """
+
+    contest: str
+    name: str
+    rows: int
+    seconds: float
+    fastest: float
+    cpu: float
+    rows_per_second: float
+    mb_per_second: float
+    ratio: float
+    goal: str
+    floor: float
+    note: str
+
+
+def compete(
+    contest: str,
+    contestants: Sequence[Contestant],
+    rounds: int,
+    bandwidth: float,
+    goals: dict[str, str] | None = None,
+) -> list[Line]:
+    """Run the contestants in turns and return a line for each; the first is the reference.
+
+    Parameters
+    ----------
+    contest
+        Title of the group of lines.
+    contestants
+        Who takes part.
+    rounds
+        Timed turns of each; one turn before them is not timed.
+    bandwidth
+        Bytes/s that the floor is computed from.
+    goals
+        What the project asks for, by name of the contestant.
+    """
+    times: dict[str, list[Times]] = {contestant.name: [] for contestant in contestants}
+    for turn in range(rounds + 1):
+        for contestant in contestants:
+            started = time.perf_counter(), time.process_time()
+            contestant.run()
+            if turn:
+                times[contestant.name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    reference = contestants[0].rows / _median(times[contestants[0].name], 0)
+    return [
+        _line(contest, one, times[one.name], reference, bandwidth, (goals or {}).get(one.name, ""))
+        for one in contestants
+    ]
+
+
+def _line(contest: str, one: Contestant, times: list[Times], reference: float, bandwidth: float, goal: str) -> Line:
+    seconds = _median(times, 0)
+    return Line(
+        contest=contest,
+        name=one.name,
+        rows=one.rows,
+        seconds=seconds,
+        fastest=min(wall for wall, _ in times),
+        cpu=_median(times, 1),
+        rows_per_second=one.rows / seconds,
+        mb_per_second=one.bytes / seconds / 1e6,
+        ratio=one.rows / seconds / reference,
+        goal=goal,
+        floor=one.bytes / bandwidth,
+        note=one.note,
+    )
+
+
+def _median(times: list[Times], part: int) -> float:
+    return statistics.median(pair[part] for pair in times)
+
+
+def memory_bandwidth() -> float:
+    """Return the bytes/s at which one core copies memory."""
+    source, target = np.ones(COPIED_BYTES, np.uint8), np.zeros(COPIED_BYTES, np.uint8)
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        times.append(time.perf_counter() - started)
+    return COPIED_BYTES / statistics.median(times)
+
+
+HEADINGS = ("what", "rows", "s (median)", "s (best)", "CPU s", "rows/s", "MB/s", "ratio", "goal", "floor, s", "note")
+
+
+def show(lines: Sequence[Line], title: str) -> None:
+    """Print the lines as a table."""
+    table = Table(*HEADINGS, title=title)
+    for previous, line in zip((None, *lines), lines, strict=False):
+        if previous is None or previous.contest != line.contest:
+            table.add_section()
+            table.add_row(f"[bold]{line.contest}[/bold]")
+        table.add_row(*_cells(line))
+    Console(width=190).print(table)
+
+
+def save(lines: Sequence[Line], title: str, path: str) -> None:
+    """Write the lines as ``path.md`` and ``path.json``."""
+    storage.make_dirs(storage.parent(path))
+    rule = "|".join(["---"] * (len(HEADINGS) + 1))
+    body = "".join(f"| {line.contest} | {' | '.join(_cells(line))} |\n" for line in lines)
+    storage.write_text(f"{path}.md", f"# {title}\n\n| contest | {' | '.join(HEADINGS)} |\n|{rule}|\n{body}")
+    storage.write_json(f"{path}.json", {"title": title, "lines": [asdict(line) for line in lines]})
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return (
+        line.name,
+        f"{line.rows:,}",
+        f"{line.seconds:.3f}",
+        f"{line.fastest:.3f}",
+        f"{line.cpu:.3f}",
+        f"{line.rows_per_second:,.0f}",
+        f"{line.mb_per_second:,.0f}",
+        f"{line.ratio:.2f}",
+        line.goal,
+        f"{line.floor:.3f}",
+        line.note,
+    )
