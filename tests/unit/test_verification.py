@@ -31,7 +31,8 @@ class Nothing(Config):
 
 
 def stage(folder: Path, name: str, body: Callable[[str], dict[str, Any]]) -> Path:
-    run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), str(folder / "work")), body)
+    settings = pipeline.PipelineSettings(workspace=str(folder / "work"))
+    run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), settings), body)
     return folder / name
 
 
