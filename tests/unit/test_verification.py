@@ -20,7 +20,6 @@ from sparton.data.ingest import RECORD, IngestRecord
 from sparton.data.manifest import Counts, Shard, TableManifest
 from sparton.data.schema import JETS_ARROW, TABLE_ARROW
 from sparton.data.shards import shard_path, write_file
-from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, run_stage
 from tests.synthetic import jets_table
 
@@ -32,7 +31,7 @@ class Nothing(Config):
 
 
 def stage(folder: Path, name: str, body: Callable[[str], dict[str, Any]]) -> Path:
-    settings = PipelineSettings(workspace=str(folder / "work"))
+    settings = pipeline.PipelineSettings(workspace=str(folder / "work"))
     run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), settings), body)
     return folder / name
 
@@ -51,7 +50,9 @@ def ingested(folder: Path) -> Path:
         for part in range(2):
             pq.write_table(jets_table(ROWS, seed=part), storage.join(staging, f"part-{part}.parquet"))
         files = {f"part-{part}.parquet": ROWS for part in range(2)}
-        record = IngestRecord(format="hls4ml", version=__version__, settings={}, sources=(), files=files)
+        record = IngestRecord(
+            format="hls4ml", version=__version__, settings={}, extra_columns=(), sources=(), files=files
+        )
         storage.write_json(storage.join(staging, RECORD), record.model_dump(mode="json"))
         return {}
 
