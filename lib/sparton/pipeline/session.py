@@ -13,9 +13,12 @@ from pydantic import Field
 from sparton.config import Config
 
 if TYPE_CHECKING:
+    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
 LOOPBACK = "127.0.0.1"
+GATEWAY = "PYSPARK_GATEWAY_PORT"
+"""The variable by which spark-submit tells Python where its JVM listens."""
 
 LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": LOOPBACK,
@@ -52,13 +55,12 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
 
     Properties given to spark-submit win over the defaults here; ``settings.conf`` wins over both.
     """
-    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    submitted = SparkConf()
+    submitted = _submitted()
     master = settings.master or submitted.get("spark.master", None) or "local[*]"
     builder = SparkSession.builder.appName(app_name).master(master)
     defaults = dict(DEFAULTS)
@@ -74,6 +76,19 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("WARN")
     return session
+
+
+def _submitted() -> SparkConf:
+    """Return the properties given to spark-submit, none where Python was started by itself.
+
+    They are in the JVM that started this process, and a ``SparkConf`` made before Python is connected to it is empty:
+    the master given to spark-submit would be passed over.
+    """
+    from pyspark import SparkConf, SparkContext
+
+    if GATEWAY in os.environ:
+        SparkContext._ensure_initialized()
+    return SparkConf()
 
 
 def _quiet_log() -> dict[str, str]:
