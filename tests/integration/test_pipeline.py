@@ -239,7 +239,10 @@ def test_two_horovod_workers_from_the_command_line(workspace: Path, tmp_path: Pa
 
 
 def environment_without_the_project(folder: Path) -> Path:
-    """Make a virtual environment of the installed packages, but not of this project; return its Python."""
+    """Make a virtual environment of the installed packages, but not of this project; return its Python.
+
+    The same Python is there under the name ``driver`` too, to tell which process runs which.
+    """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = folder / "lib" / version / "site-packages"
     packages.mkdir(parents=True)
@@ -250,7 +253,8 @@ def environment_without_the_project(folder: Path) -> Path:
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder / "pyvenv.cfg")
     python = folder / "bin" / "python"
     python.parent.mkdir()
-    python.symlink_to(Path(sys.executable).resolve())
+    for name in (python, python.with_name("driver")):
+        name.symlink_to(Path(sys.executable).resolve())
     return python
 
 
@@ -282,7 +286,7 @@ def test_spark_submit_with_the_zip_on_separate_executors(workspace: Path, tmp_pa
     package = release_zip(tmp_path)
     python = environment_without_the_project(tmp_path / "environment")
     isolated = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    isolated |= {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)}
+    isolated |= {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python.with_name("driver"))}
     missing = subprocess.run(
         [python, "-c", "import sparton"], capture_output=True, text=True, env=isolated, check=False
     )
