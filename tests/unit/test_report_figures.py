@@ -201,7 +201,7 @@ def test_curve_is_split_at_the_phase_and_tolerates_gaps_and_text() -> None:
     line = figure.axes[0].lines[0]
     assert np.isnan(line.get_ydata()[2])
     np.testing.assert_array_equal(np.delete(line.get_ydata(), 2), [0.5, 0.3, 0.9, 0.7])
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "clustering loss"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["total loss", "clustering loss"]
     assert "pre-training" in texts(figure)
     assert "validation" in texts(figure)
     assert [axes.get_title(loc="left") for axes in curves.draw_monitors(curve).axes][1] == "learning rate"
