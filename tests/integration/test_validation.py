@@ -17,7 +17,7 @@ from sparton.data.validation.scan import measures
 from sparton.data.validation.settings import RulesSettings
 from sparton.errors import DataError, RulesError, UsageError
 from sparton.pipeline import PipelineSettings, validate
-from sparton.pipeline.stage import read_record
+from sparton.pipeline.record import read_record
 from sparton.pipeline.validation import read_validation
 from tests.integration.test_batches import write_set
 from tests.synthetic import jets_table

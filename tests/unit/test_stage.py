@@ -10,8 +10,9 @@ import pytest
 from sparton import storage
 from sparton.config import Config, load_config
 from sparton.errors import DataError, UsageError
+from sparton.pipeline.record import bad_files, content_fingerprint, read_record
 from sparton.pipeline.settings import PipelineSettings
-from sparton.pipeline.stage import StageCall, StageResult, bad_files, content_fingerprint, read_record, run_stage
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
 
 
 class Scale(Config):

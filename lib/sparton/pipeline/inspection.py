@@ -16,8 +16,9 @@ from sparton.data.ingest import RECORD as INGEST_RECORD
 from sparton.data.ingest import read_ingest_record
 from sparton.errors import DataError, UsageError
 from sparton.pipeline.footers import Footer, footer_problems, read_footers
+from sparton.pipeline.generation import METADATA as GENERATED
 from sparton.pipeline.progress import format_value
-from sparton.pipeline.stage import bad_files, read_record
+from sparton.pipeline.record import bad_files, read_record
 
 KINDS = {
     "generate": "jets table",
@@ -50,6 +51,8 @@ class FolderInfo:
         Missing or changed files, one line each; empty where all is good.
     verified
         True where checksums were compared, False where only names and sizes were.
+    comparable
+        False where nothing says what the folder should hold.
     """
 
     folder: str
@@ -61,6 +64,7 @@ class FolderInfo:
     details: dict[str, Any]
     problems: list[str] = field(default_factory=list)
     verified: bool = False
+    comparable: bool = True
 
 
 def info(folder: str, *, verify: bool = False) -> FolderInfo:
@@ -101,8 +105,11 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         problems += footer_problems(footers, _ingested_rows(folder, files))
     if INGEST_RECORD in files:
         details |= _ingested(folder)
-    if SUMS in files and verify:
-        problems += _bad_sums(folder)
+    if SUMS in files:
+        details |= _bundle(folder, files)
+        problems += _bad_sums(folder, verify)
+    if GENERATED in files:
+        details |= _generated(folder)
     return FolderInfo(
         folder=folder,
         kind=_kind(record.stage if record else None, files),
@@ -113,6 +120,7 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         details=details,
         problems=sorted(set(problems)),
         verified=verify,
+        comparable=record is not None or bool({SUMS, INGEST_RECORD, storage.MANIFEST} & set(files)),
     )
 
 
@@ -142,8 +150,7 @@ def _show_tables(found: FolderInfo) -> None:
     table.add_row("files", f"{found.files:,} ({found.bytes / 1e6:,.1f} MB)")
     for key, value in found.details.items():
         table.add_row(key, format_value(value))
-    compared = "checksums and footers" if found.verified else "names and sizes (--verify compares checksums)"
-    table.add_row("compared", f"{compared}: {f'{len(found.problems)} bad' if found.problems else 'good'}")
+    table.add_row("compared", _compared(found))
     console.print(table)
     if found.columns:
         columns = Table(title="columns", title_justify="left")
@@ -152,6 +159,13 @@ def _show_tables(found: FolderInfo) -> None:
         for name, kind in found.columns.items():
             columns.add_row(name, kind)
         console.print(columns)
+
+
+def _compared(found: FolderInfo) -> str:
+    if not found.comparable and not found.problems:
+        return "nothing: no record says what the folder should hold"
+    what = "checksums and footers" if found.verified else "names and sizes (--verify compares checksums)"
+    return f"{what}: {f'{len(found.problems)} bad' if found.problems else 'good'}"
 
 
 def _kind(stage: str | None, files: list[str]) -> str:
@@ -219,13 +233,36 @@ def _ingested(folder: str) -> dict[str, Any]:
     }
 
 
-def _bad_sums(folder: str) -> list[str]:
+def _bundle(folder: str, files: list[str]) -> dict[str, Any]:
+    """Return the shape of a bundle's network and what it was trained on."""
+    from sparton.ucluster.bundle import read_description
+
+    if "model.json" not in files:
+        return {}
+    found = read_description(folder)
+    return {
+        "clusters": found.model.n_clusters,
+        "embedding": f"{found.model.embedding} dimension(s)",
+        "input": f"{found.inputs.n_particles} particles x {len(found.inputs.feature_names)} features",
+        "trained on": f"{found.training['jets']:,} jets by {found.training['workers']} worker(s)",
+        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+    }
+
+
+def _generated(folder: str) -> dict[str, Any]:
+    """Return what jets were generated with."""
+    found = storage.read_json(storage.join(folder, GENERATED))
+    chosen = {key: value for key, value in found["settings"].items() if value is not None}
+    return {"versions": found["versions"], "settings": ", ".join(f"{key} {value}" for key, value in chosen.items())}
+
+
+def _bad_sums(folder: str, checksums: bool) -> list[str]:
     problems = []
     for line in storage.read_text(storage.join(folder, SUMS)).splitlines():
         expected, _, name = line.partition("  ")
         path = storage.join(folder, name)
         if not storage.exists(path):
             problems.append(f"{path}: missing")
-        elif storage.sha256(path) != expected:
+        elif checksums and storage.sha256(path) != expected:
             problems.append(f"{path}: checksum differs from the one recorded")
     return problems

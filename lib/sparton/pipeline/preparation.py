@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparton import storage
 from sparton.errors import UsageError
 from sparton.pipeline.progress import spark_progress
+from sparton.pipeline.record import read_record
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
-from sparton.pipeline.stage import StageCall, StageResult, read_record, run_stage
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -21,36 +21,21 @@ from sparton.data.executors import executor_errors
 from sparton.data.manifest import read_set
 from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.errors import DataError, UsageError
+from sparton.pipeline.record import (
+    CHECKSUM_THREADS,
+    RECORD,
+    FileEntry,
+    StageRecord,
+    bad_files,
+    content_fingerprint,
+    read_record,
+)
+from sparton.pipeline.run_folder import run_folder_of
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
 
-RECORD = "_stage.json"
-CHECKSUM_THREADS = 8
-
 logger = logging.getLogger(__name__)
-
-
-class FileEntry(Config):
-    """One file of a published folder: path relative to it, size in bytes and SHA-256 (hex)."""
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-class StageRecord(Config):
-    """Provenance of a published folder."""
-
-    stage: str
-    version: str
-    identity: str
-    created: str
-    settings: dict[str, Any]
-    inputs: dict[str, str]
-    input_fingerprints: dict[str, str]
-    summary: dict[str, Any]
-    files: list[FileEntry]
 
 
 @dataclass(frozen=True)
@@ -160,7 +145,7 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         logger.info("%s: up to date, reusing %s", call.stage, call.output)
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
     publication = storage.extend if call.extend else storage.publish
-    with _run_folder(call) as run_folder, publication(call.output) as staging:
+    with run_folder_of(call.stage, call.configuration) as run_folder, publication(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
         with _kept_quarantine(call, staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
@@ -171,42 +156,6 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         logger.info("%s: done in %.1f s", call.stage, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
-
-
-def read_record(folder: str) -> StageRecord | None:
-    """Return the record of a published folder, or None where there is none.
-
-    Raises
-    ------
-    DataError
-        If the record is damaged.
-    """
-    path = storage.join(folder, RECORD)
-    if not storage.exists(path):
-        return None
-    try:
-        return StageRecord.model_validate(storage.read_json(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not a stage record ({error}); run the stage again") from None
-
-
-def bad_files(folder: str, files: list[FileEntry], checksums: bool = True) -> list[str]:
-    """Return one line for each file that is missing, has another size or another checksum."""
-    with ThreadPoolExecutor(CHECKSUM_THREADS) as pool:
-        problems = pool.map(lambda entry: _problem(folder, entry, checksums), files)
-        return [problem for problem in problems if problem]
-
-
-def content_fingerprint(folder: str) -> str:
-    """Return a fingerprint of a folder's content: checksums of its files, or names, sizes and times.
-
-    File names do not enter where checksums do: Spark gives equal files new names on each run.
-    """
-    record = read_record(folder)
-    if record is not None:
-        return fingerprint(sorted(entry.sha256 for entry in record.files))
-    files = [storage.join(folder, path) for path in storage.list_files(folder)]
-    return fingerprint([[path, storage.size(path), storage.modified(path)] for path in files])
 
 
 def _check_inputs(call: StageCall) -> None:
@@ -243,18 +192,6 @@ def _up_to_date(call: StageCall, previous: StageRecord) -> bool:
     return not problems
 
 
-def _problem(folder: str, entry: FileEntry, checksums: bool) -> str | None:
-    path = storage.join(folder, entry.path)
-    if not storage.exists(path):
-        return f"{path}: missing"
-    found = storage.size(path)
-    if found != entry.bytes:
-        return f"{path}: {found} bytes, expected {entry.bytes}"
-    if checksums and storage.sha256(path) != entry.sha256:
-        return f"{path}: checksum differs from the one recorded"
-    return None
-
-
 def _record(call: StageCall, previous: StageRecord | None, staging: str, summary: dict[str, Any]) -> StageRecord:
     known = _known_sums(staging)
 
@@ -289,30 +226,6 @@ def _known_sums(staging: str) -> dict[str, str]:
     if not storage.exists(storage.join(staging, storage.MANIFEST)):
         return {}
     return {shard.path: shard.sha256 for shards in read_set(staging).splits.values() for shard in shards}
-
-
-@contextlib.contextmanager
-def _run_folder(call: StageCall) -> Iterator[str]:
-    """Make the run folder and copy the log of the run into it, whatever the outcome."""
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
-    folder = storage.join(call.configuration.workspace, "runs", f"{stamp}-{call.stage}")
-    storage.make_dirs(folder)
-    storage.write_text(storage.join(folder, "config.yaml"), call.configuration.to_yaml())
-    package = logging.getLogger("sparton")
-    with storage.open_file(storage.join(folder, "log.txt"), "w") as stream:
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        package.addHandler(handler)
-        level = package.level
-        package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # from Python nobody may have set it
-        try:
-            yield folder
-        except BaseException as error:
-            stream.write(f"failed: {type(error).__name__}: {error}\n")
-            raise
-        finally:
-            package.removeHandler(handler)
-            package.setLevel(level)
 
 
 @contextlib.contextmanager

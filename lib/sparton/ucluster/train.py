@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +28,13 @@ from sparton.optim.schedules import averaging_momentum, ramp, scaled_rate, warmu
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
+from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.model import UCluster
-from sparton.ucluster.monitor import Monitor, Observation
+from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
 from sparton.ucluster.step import Losses, Schedule, TrainStep
 from sparton.versions import installed_versions
 
-PRETRAIN, JOINT = "pretrain", "joint"
 COLUMNS = ("features", "n_particles", "target")
 
 logger = logging.getLogger(__name__)
@@ -166,9 +165,9 @@ class Trainer:
         last = self.schedule(epoch, plan.steps - 1, plan.steps)
         observed = self.monitor.observe(last.alpha)
         self._agree()
-        row = _row(epoch, joint, (epoch + 1) * plan.steps, means, observed, last, plan.total / seconds, seconds)
+        row = epoch_row(epoch, joint, (epoch + 1) * plan.steps, means, observed, last, plan.total / seconds, seconds)
         self.rows.append(row)
-        logger.info(_line(row, self.settings.epochs))
+        logger.info(epoch_line(row, self.settings.epochs))
         if self.connection.world.is_root:
             self._save(epoch, row.step)
         self.connection.collectives.barrier()
@@ -294,49 +293,3 @@ class Trainer:
         seconds = sum(row.seconds for row in self.rows)
         last = self.rows[-1]
         return TrainingSummary(last.step, self.settings.epochs, round(jets / seconds, 1), last.to_json())
-
-
-def _row(
-    epoch: int,
-    joint: bool,
-    step: int,
-    means: Losses,
-    observed: Observation | None,
-    schedule: Schedule,
-    speed: float,
-    seconds: float,
-) -> CurveRow:
-    """Return the epoch's row; before the centroids exist there is nothing to say of clusters."""
-
-    def seen(name: str) -> float | None:
-        value = None if observed is None else getattr(observed, name)
-        return value if value is not None and math.isfinite(value) else None
-
-    return CurveRow(
-        epoch=epoch + 1,
-        phase=JOINT if joint else PRETRAIN,
-        step=step,
-        train_focal=means.focal,
-        train_clustering=means.clustering if joint else None,
-        val_focal=seen("focal"),
-        val_clustering=seen("clustering") if joint else None,
-        alpha=schedule.alpha if joint else None,
-        learning_rate=schedule.learning_rate,
-        smallest_cluster=seen("smallest_cluster") if joint else None,
-        distance_ratio=seen("distance_ratio") if joint else None,
-        changed=seen("changed") if joint else None,
-        jets_per_second=round(speed, 1),
-        seconds=round(seconds, 3),
-    )
-
-
-def _line(row: CurveRow, epochs: int) -> str:
-    parts: Iterable[tuple[str, float | None]] = (
-        ("focal", row.train_focal),
-        ("val focal", row.val_focal),
-        ("clustering", row.train_clustering),
-        ("changed", row.changed),
-        ("smallest cluster", row.smallest_cluster),
-    )
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
-    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s"

@@ -1,0 +1,59 @@
+"""What is kept and said of an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from sparton.ucluster.curve import CurveRow
+from sparton.ucluster.monitor import Observation
+from sparton.ucluster.step import Losses, Schedule
+
+PRETRAIN, JOINT = "pretrain", "joint"
+
+
+def epoch_row(
+    epoch: int,
+    joint: bool,
+    step: int,
+    means: Losses,
+    observed: Observation | None,
+    schedule: Schedule,
+    speed: float,
+    seconds: float,
+) -> CurveRow:
+    """Return the epoch's row; before the centroids exist there is nothing to say of clusters."""
+
+    def seen(name: str) -> float | None:
+        value = None if observed is None else getattr(observed, name)
+        return value if value is not None and math.isfinite(value) else None
+
+    return CurveRow(
+        epoch=epoch + 1,
+        phase=JOINT if joint else PRETRAIN,
+        step=step,
+        train_focal=means.focal,
+        train_clustering=means.clustering if joint else None,
+        val_focal=seen("focal"),
+        val_clustering=seen("clustering") if joint else None,
+        alpha=schedule.alpha if joint else None,
+        learning_rate=schedule.learning_rate,
+        smallest_cluster=seen("smallest_cluster") if joint else None,
+        distance_ratio=seen("distance_ratio") if joint else None,
+        changed=seen("changed") if joint else None,
+        jets_per_second=round(speed, 1),
+        seconds=round(seconds, 3),
+    )
+
+
+def epoch_line(row: CurveRow, epochs: int) -> str:
+    """Return what the log says of an epoch."""
+    parts: Iterable[tuple[str, float | None]] = (
+        ("focal", row.train_focal),
+        ("val focal", row.val_focal),
+        ("clustering", row.train_clustering),
+        ("changed", row.changed),
+        ("smallest cluster", row.smallest_cluster),
+    )
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
+    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s"
