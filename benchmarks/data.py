@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _feeding(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
     return contest_feeding(
-        folder, options.shards, options.unischema_rows, options.batch_size, options.rounds, bandwidth
+        folder, options.shards, options.unischema_rows, options.batch_sizes, options.rounds, bandwidth
     )
 
 
 def _memory(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
-    return contest_memory(folder, options.memory_shards, options.batch_size, bandwidth)
+    return contest_memory(folder, options.memory_shards, options.batch_sizes[0], bandwidth)
 
 
 def _prepare(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
@@ -66,7 +66,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(CONTESTS), default=list(CONTESTS), help="contests to run")
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each contestant")
     parser.add_argument("--shards", type=int, default=80, help="feeding: shards of 8192 jets")
-    parser.add_argument("--batch-size", type=int, default=512, help="feeding: jets of a batch")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 4096], help="feeding: jets of a batch")
     parser.add_argument("--unischema-rows", type=int, default=4096, help="feeding: jets of Petastorm's own data set")
     parser.add_argument("--memory-shards", type=int, default=12, help="memory: shards of the smaller run")
     parser.add_argument("--spark-rounds", type=int, default=3, help="prepare, ingest: timed turns of each contestant")

@@ -15,7 +15,7 @@ from sparton.data.settings import TRAIN
 
 MORE = 10
 PROGRAM = """
-import resource, sys
+import sys
 from sparton.data.batches import batches
 from sparton.data.manifest import read_manifest
 from sparton.data.plan import plan_epoch
@@ -25,7 +25,8 @@ manifest = stored.model_copy(update={"splits": {split: stored.splits[split] * re
 plan = plan_epoch(manifest.shard_rows(split), 1, batch, 0, 0)
 for _ in batches(folder, manifest, split, plan, 0):
     pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = open("/proc/self/status").read()
+print(status.split("VmHWM:")[1].split()[0])
 """
 
 
