@@ -38,6 +38,9 @@ STAGES = {
     "evaluate": "assignments + training set -> metrics.json and report.html",
 }
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 Runner = Callable[[argparse.Namespace], None]
 
 
@@ -51,18 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(f"sparton {options.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
-            f"sparton {options.command}: interrupted; a finished output is whole, an unfinished one absent",
+            f"sparton {options.command}: interrupted. What was published before stays; the same command goes on, "
+            "training from its last checkpoint",
             file=sys.stderr,
         )
-        return 1
+        return INTERRUPTED
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sparton",
+        allow_abbrev=False,
         description="Cluster LHC jets and other large tables without labels, on Spark and Horovod.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(whole)
     whole.set_defaults(runner=_run_all)
     for stage, summary in STAGES.items():
-        command = commands.add_parser(stage, help=summary, description=_sentence(stage))
+        command = commands.add_parser(stage, help=summary, description=_sentence(stage), allow_abbrev=False)
         _add_common(command)
         _add_folders(command, stage)
         command.set_defaults(runner=_validate if stage == "validate" else _run_one)
@@ -138,8 +146,13 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
 
 
 def _add_ingest(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", metavar="PATH", nargs="+", help="files, folders or patterns, local or URLs")
+    source.add_argument("--watch", metavar="FOLDER", help="files as they arrive in a folder, each exactly once")
     command.add_argument(
-        "--input", metavar="PATH", nargs="+", required=True, help="files, folders or patterns, local or URLs"
+        "--trigger",
+        metavar="WHEN",
+        help="with --watch: available-now (take what is there, then end) or seconds between looks (watch.trigger)",
     )
     command.add_argument("--format", metavar="FORMAT", help="hls4ml, lhco, toptagging, ... (ingest.format)")
     command.add_argument(
@@ -183,6 +196,7 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         ("workspace", options.workspace),
         ("spark.master", options.master),
         ("launch.workers", options.workers),
+        ("watch.trigger", getattr(options, "trigger", None)),
         ("ingest.format", getattr(options, "format", None)),
         (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
     ):
@@ -206,8 +220,20 @@ def _run_one(options: argparse.Namespace) -> None:
         for key in ("input", "model", "table", "output", "append", "kind", "reference", "write_reference")
         if getattr(options, key, None)
     }
-    result = stage(_settings(options), force=options.force, **folders)
+    if getattr(options, "watch", None):
+        result = _watch(options)
+    else:
+        result = stage(_settings(options), force=options.force, **folders)
     closing_table(f"{result.stage}: {'up to date' if result.skipped else 'done'}", result.table())
+
+
+def _watch(options: argparse.Namespace) -> StageResult:
+    from sparton.errors import UsageError
+    from sparton.pipeline import watch
+
+    if options.append or options.force:
+        raise UsageError("--watch always adds to the table and never redoes it; leave out --append and --force")
+    return watch(_settings(options), options.watch, output=options.output)
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -22,7 +22,8 @@ from sparton.errors import ConfigError
 class Config(BaseModel):
     """A frozen section of the configuration that accepts no unknown key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    # Names made of digits are numbers in YAML: workspace=20241122.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the canonical JSON form, equal for equal settings."""
@@ -32,6 +33,15 @@ class Config(BaseModel):
         """Return the settings as YAML text that :func:`load_config` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+
+PLAINLY = {
+    "tuple_type": "expected a list, such as [a, b]",
+    "dict_type": "expected a section with keys",
+    "model_type": "expected a section with keys",
+    "too_short": "expected at least {min_length} entries",
+    "string_type": "expected a text",
+}
+"""What pydantic's kinds of problems mean to who writes YAML."""
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -60,24 +70,36 @@ def load_config(cls: type[ConfigT], path: str | Path | None, overrides: Iterable
         If the file is missing, is not a YAML mapping, holds an unknown key or an invalid value.
     """
     values = {} if path is None else _read_yaml(Path(path))
-    for assignment in overrides:
-        _assign(values, assignment)
+    assigned = {_assign(values, assignment): assignment for assignment in overrides}
     origin = "the defaults" if path is None else str(path)
-    return validate(cls, values, origin)
+    return validate(cls, values, origin, assigned)
 
 
-def validate(cls: type[ConfigT], values: Mapping[str, Any], origin: str) -> ConfigT:
-    """Build ``cls`` from plain values; every problem is named in one :class:`ConfigError`."""
+def validate(
+    cls: type[ConfigT], values: Mapping[str, Any], origin: str, assigned: Mapping[str, str] | None = None
+) -> ConfigT:
+    """Build ``cls`` from plain values; every problem is named in one :class:`ConfigError`.
+
+    ``origin`` says where the values come from, ``assigned`` which overrides by key were put over them.
+    """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(cls, problem) for problem in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from None
+        problems = error.errors()
+        lines = [f"{_origin(problem, origin, assigned or {})}: {_explain(cls, problem)}" for problem in problems]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _origin(problem: Any, origin: str, assigned: Mapping[str, str]) -> str:
+    """Return the override that a problem stems from, else where the other values come from."""
+    key = ".".join(str(part) for part in problem["loc"])
+    return next((f"--set {text}" for name, text in assigned.items() if f"{key}.".startswith(f"{name}.")), origin)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; see conf/ for examples")
+        found = "a folder, expected a YAML file" if path.is_dir() else "no such configuration file"
+        raise ConfigError(f"{path}: {found}; see conf/ for examples")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -90,7 +112,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _assign(values: dict[str, Any], assignment: str) -> None:
+def _assign(values: dict[str, Any], assignment: str) -> str:
+    """Put an override into the values and return its key."""
     key, separator, text = assignment.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {assignment}: expected section.key=value")
@@ -106,6 +129,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
             raise ConfigError(f"--set {assignment}: {parent!r} is a value, not a section")
         node = child
     node[leaf] = value
+    return key.strip()
 
 
 def _explain(cls: type[BaseModel], problem: Any) -> str:
@@ -117,7 +141,13 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {dotted!r}; {hint}"
-    return f"{dotted}: {problem['msg']}. Received: {problem['input']!r}"
+    expected = PLAINLY.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    return f"{dotted}: {expected.format(**problem.get('ctx', {}))}. Received: {_as_yaml(problem['input'])}"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value as it would stand in the file."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
 def _section(cls: type[BaseModel], path: tuple[str, ...]) -> type[BaseModel] | None:

@@ -16,13 +16,14 @@ import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from sparton import lease
 from sparton.errors import DataError
 
 MANIFEST = "_manifest.json"  # Spark skips files whose names start with an underscore
@@ -238,12 +239,20 @@ def sha256(path: str) -> str:
 def publish(output: str) -> Iterator[str]:
     """Yield an empty staging folder beside ``output`` that takes its place when the block ends well.
 
+    Two runs never write one output at a time: a lock file stands beside it meanwhile (:mod:`sparton.lease`).
+
     On an error the staging folder is removed and ``output`` stays as it was. On a local file system an existing
     folder is exchanged in one system call; elsewhere it is renamed away first, and the next publication puts it back
     should the process die between the two renames.
+
+    Raises
+    ------
+    DataError
+        If another run is writing ``output``.
     """
-    with _staging(output) as staging:
+    with _staging(output) as (staging, check):
         yield staging
+        check()
         _swap(staging, output)
 
 
@@ -258,9 +267,10 @@ def extend(output: str) -> Iterator[str]:
     Raises
     ------
     DataError
-        If another run published to ``output`` in the meantime: its content would be lost. Nothing is published.
+        If another run is writing ``output``, or something changed it meanwhile: that would be lost. Nothing is
+        published.
     """
-    with _staging(output) as staging:
+    with _staging(output) as (staging, check):
         before = _content(output)
         with ThreadPoolExecutor(COPY_THREADS) as pool:
             list(pool.map(lambda path: link(join(output, path), join(staging, path)), before))
@@ -269,20 +279,28 @@ def extend(output: str) -> Iterator[str]:
             raise DataError(
                 f"{output}: another run changed it while it was being extended; nothing was published, run it again"
             )
+        check()
         _swap(staging, output)
 
 
 @contextlib.contextmanager
-def _staging(output: str) -> Iterator[str]:
-    _recover(output)
+def _staging(output: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Hold the lock of an output; yield an empty folder beside it and what checks that the lock is still held."""
     make_dirs(parent(output))
-    # No leading dot: Spark would take what it reads back there for hidden files.
-    staging = join(parent(output), f"{name(output)}.staging-{uuid.uuid4().hex}")
-    make_dirs(staging)
-    try:
-        yield staging
-    finally:
-        remove(staging)
+    filesystem, lock = _filesystem(join(parent(output), f".{name(output)}.lock"))
+    with lease.held(filesystem, lock, output) as check:
+        _recover(output)
+        # No leading dot: Spark would take what it reads back there for hidden files.
+        mark = f"{name(output)}.staging-"
+        for left in list_folders(parent(output)):
+            if left.startswith(mark):  # by a process that was killed
+                remove(join(parent(output), left))
+        staging = join(parent(output), f"{mark}{uuid.uuid4().hex}")
+        make_dirs(staging)
+        try:
+            yield staging, check
+        finally:
+            remove(staging)
 
 
 def _content(folder: str) -> dict[str, tuple[Any, ...]]:
@@ -331,6 +349,8 @@ def _filesystem(path: str) -> tuple[Any, str]:
 
 def _known_scheme(path: str) -> str:
     """Return ``path`` as fsspec knows it: Hadoop's ``s3a`` is ``s3``, ``dbfs:/`` is a mount where there is one."""
+    if path.startswith("file:/"):  # Hadoop writes one slash, the standard three
+        return "/" + path.removeprefix("file:").lstrip("/")
     if path.startswith(("s3a://", "s3n://")):
         return "s3" + path[3:]
     if path.startswith("dbfs:/") and os.path.isdir(DBFS_MOUNT):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
 from sparton.data import generation
 from sparton.data.schema import JETS_ARROW, JETS_SCHEMA
-from sparton.errors import SpartonError
+from sparton.errors import SpartonError, UsageError
 from sparton.physics import kinematics as kin
 from sparton.physics import libraries, pythia
 from sparton.physics.generator import generate_jets
+from sparton.physics.processes import PROCESSES
 from sparton.physics.settings import GenerationSettings
 
 SETTINGS = GenerationSettings(processes=("W", "lhco-signal"), jets_per_process=30, jets_per_task=20, seed=11)
@@ -135,7 +140,70 @@ def test_seeds_of_chunks_are_distinct_fixed_and_taken_by_pythia() -> None:
     assert len(seeds) == 2000
     assert min(seeds) >= 1
     assert max(seeds) <= pythia.MAX_SEED
-    assert generation.chunk_seed(1, "W", 0) == 488523515
+    assert generation.chunk_seed(1, "W", 0) == 289130047
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**40),
+    process=st.sampled_from(sorted(PROCESSES)),
+    numbers=st.lists(st.integers(0, generation.MAX_CHUNKS - 1), unique=True, min_size=2, max_size=50),
+)
+def test_no_two_chunks_of_a_process_share_a_seed(seed: int, process: str, numbers: list[int]) -> None:
+    seeds = [generation.chunk_seed(seed, process, number) for number in numbers]
+    assert len(set(seeds)) == len(numbers)
+    assert 1 <= min(seeds) <= max(seeds) <= pythia.MAX_SEED
+
+
+def test_a_hundred_million_jets_repeat_no_chunk() -> None:
+    chunks = generation.plan_chunks(GenerationSettings(processes=("g",), jets_per_process=100_000_000))
+    assert len({chunk.seed for chunk in chunks}) == len(chunks) == 100_000
+
+
+def test_more_chunks_than_identifiers_are_refused() -> None:
+    many = GenerationSettings(processes=("W",), jets_per_process=generation.MAX_CHUNKS + 1, jets_per_task=1)
+    with pytest.raises(UsageError, match=r"make 16777217 tasks .* at most 16777216; raise jets_per_task"):
+        generation.plan_chunks(many)
+
+
+def test_the_footer_of_every_file_tells_how_it_was_made(spark: SparkSession, tmp_path: Path) -> None:
+    made = SETTINGS.model_copy(update={"processes": ("W",)})
+    metadata = generation.generation_metadata(made)
+    generation.tagged(generation.generate_table(spark, made), metadata).write.parquet(str(tmp_path / "jets"))
+    files = parquet_files(tmp_path / "jets")
+    assert len(files) == 2
+    for file in files:
+        footer = json.loads(pq.read_schema(file).metadata[b"org.apache.spark.sql.parquet.row.metadata"])
+        assert json.loads(footer["fields"][0]["metadata"][generation.METADATA_KEY]) == metadata
+
+
+def executors_and_table(master: str, executors: int, folder: Path) -> pa.Table:
+    """Generate the table in a Spark application of its own, which has this many executors."""
+    script = (
+        "from sparton.data.generation import generate_table\n"
+        "from sparton.distributed import slots\n"
+        "from sparton.physics.settings import GenerationSettings\n"
+        "from sparton.pipeline.session import SparkSettings, spark_session\n"
+        f"spark = spark_session(SparkSettings(master={master!r}), 'generation')\n"
+        f"slots.require(spark.sparkContext, {executors})\n"
+        "found = spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()\n"
+        f"assert len(list(found)) == {executors} + (not spark.sparkContext.master.startswith('local[')), list(found)\n"
+        f"settings = GenerationSettings.model_validate_json({SETTINGS.model_dump_json()!r})\n"
+        f"generate_table(spark, settings).write.parquet({str(folder)!r})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return read(folder)
+
+
+def test_executors_do_not_matter(table: pa.Table, tmp_path: Path) -> None:
+    """One slot in the driver's process, and two executors in processes of their own, make the same rows."""
+    alone = executors_and_table("local[1]", 1, tmp_path / "alone")
+    spread = executors_and_table("local-cluster[2,1,1024]", 2, tmp_path / "spread")
+    assert alone.num_rows == 60
+    for column in alone.column_names:
+        assert spread[column].equals(alone[column]), column
+    assert alone.equals(table)
 
 
 def test_a_selection_that_is_too_tight_reaches_the_driver(spark: SparkSession) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
+import psutil
 import pytest
 
 from sparton.distributed import Connection, World, slots
@@ -165,6 +167,49 @@ def test_a_killed_worker_ends_the_launch(spark: SparkSession, caplog: pytest.Log
     with pytest.raises(TrainingError, match=r"rank 1 of 2: the process died without an error"):
         launch(dying, [], spark, TWO)
     assert time.time() - failure_time(caplog) < END_LIMIT_S
+
+
+def never_run(connection: Connection) -> None:
+    raise AssertionError("the workers must not come to this together")
+
+
+class Killer(threading.Thread):
+    """Kills the worker of one rank as soon as its Python runs, before it can have connected to the driver."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(daemon=True)
+        self._rank = str(rank)
+        self.killed_at: float | None = None
+
+    def run(self) -> None:
+        for _ in range(6000):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "horovod.spark.task.gloo_exec_fn" in process.cmdline() and self._is_mine(process):
+                        process.kill()
+                        self.killed_at = time.monotonic()
+                        return
+            time.sleep(0.02)
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        return process.environ().get("HOROVOD_RANK") == self._rank
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_killed_before_it_connects_is_named_at_once(spark: SparkSession, rank: int) -> None:
+    killer = Killer(rank)
+    killer.start()
+    expected = f"rank {rank} of 2: the process was killed by signal 9 before it reached the driver"
+    with pytest.raises(TrainingError, match=f"^{expected}$"):
+        launch(never_run, [], spark, TWO)
+    assert killer.killed_at is not None
+    assert time.monotonic() - killer.killed_at < END_LIMIT_S
+
+
+def test_a_worker_that_cannot_start_says_why(spark: SparkSession) -> None:
+    without = TWO.model_copy(update={"environment": {"PYTHONHOME": "/nonexistent"}})
+    with pytest.raises(TrainingError, match=r"^rank \d of 2: the process ended with exit status 1 before .* \| .+"):
+        launch(never_run, [], spark, without)
 
 
 def failure_time(caplog: pytest.LogCaptureFixture) -> float:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +158,9 @@ def test_generation_leaves_its_settings_with_the_table(workspace: Path) -> None:
     assert metadata["seed"] == settings_in(workspace).generate.seed
     assert metadata["versions"]["pythia8mc"]
     assert set(metadata["commands"]) == {"W", "t"}
+    for file in (workspace / "jets").glob("*.parquet"):
+        footer = json.loads(pq.read_schema(file).metadata[b"org.apache.spark.sql.parquet.row.metadata"])
+        assert json.loads(footer["fields"][0]["metadata"]["generation"]) == metadata
 
 
 def test_an_error_on_an_executor_arrives_as_one_line(spark: SparkSession, tmp_path: Path) -> None:
@@ -169,8 +175,6 @@ def test_an_error_on_an_executor_arrives_as_one_line(spark: SparkSession, tmp_pa
 
 
 def test_info_finds_a_changed_byte(workspace: Path, tmp_path: Path) -> None:
-    import shutil
-
     for folder in ("jets", "set", "model", "assignments", "report"):
         assert pipeline.info(str(workspace / folder), verify=True).problems == []
     copy = tmp_path / "set"
@@ -227,28 +231,107 @@ def test_two_horovod_workers_from_the_command_line(workspace: Path, tmp_path: Pa
     common = ["--workspace", str(tmp_path), "--master", "local[2]", "--workers", "2", *overrides]
     ended = sparton("train", "--input", str(workspace / "set"), *common)
     assert ended.returncode == 0, ended.stderr
-    assert "workers" in ended.stdout
+    assert trained_by(tmp_path / "model") == 2
+    assert trained_by(workspace / "model") == 1
     again = sparton("train", "--input", str(workspace / "set"), *common)
     assert again.returncode == 0, again.stderr
     assert "up to date" in again.stdout
 
 
+def environment_without_the_project(folder: Path) -> Path:
+    """Make a virtual environment of the installed packages, but not of this project; return its Python.
+
+    The same Python is there under the name ``driver`` too, to tell which process runs which.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = folder / "lib" / version / "site-packages"
+    packages.mkdir(parents=True)
+    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(place).iterdir():
+            if "sparton" not in entry.name:
+                (packages / entry.name).symlink_to(entry)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder / "pyvenv.cfg")
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    for name in (python, python.with_name("driver")):
+        name.symlink_to(Path(sys.executable).resolve())
+    return python
+
+
+SUBMITTED = """
+import json, runpy, sys
+from sparton.pipeline.session import SparkSettings, spark_session
+
+def place(_):
+    import os, sparton
+    return os.path.abspath(sparton.__file__)
+
+spark = spark_session(SparkSettings(), "submitted")
+places, *jobs = json.loads(sys.argv[1])
+with open(places, "w") as file:
+    json.dump(spark.sparkContext.parallelize(range(4), 4).map(place).collect(), file)
+for job, *arguments in jobs:
+    sys.argv = [job, *arguments]
+    try:
+        runpy.run_path(job, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+"""What the driver runs: executors say where they import the project from, then come the jobs' own files."""
+
+
 def test_spark_submit_with_the_zip_on_separate_executors(workspace: Path, tmp_path: Path) -> None:
-    """The zip reaches executors of their own processes, where a path of the driver would not."""
+    """The zip is all that driver, executors and Horovod workers have of the project, in processes of their own."""
     package = release_zip(tmp_path)
-    isolated = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    isolated["PYSPARK_PYTHON"] = sys.executable
-    submit = [str(Path(sys.executable).parent / "spark-submit")]
+    python = environment_without_the_project(tmp_path / "environment")
+    isolated = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    isolated |= {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python.with_name("driver"))}
+    missing = subprocess.run(
+        [python, "-c", "import sparton"], capture_output=True, text=True, env=isolated, check=False
+    )
+    assert "No module named 'sparton'" in missing.stderr
+
+    places = tmp_path / "places.json"
+    folders = ["--workspace", str(tmp_path / "w"), "--input", str(workspace / "set")]
+    launch = ["launch.workers=2", "launch.start_timeout_s=240", "launch.all_ranks_log=true"]
+    training = [argument for override in (*SMALL, *launch) for argument in ("--set", override)]
+    jobs = [
+        [str(ROOT / "jobs" / "assign_clusters.py"), *folders, "--model", str(workspace / "model")],
+        [str(ROOT / "jobs" / "train_ucluster.py"), *folders, *training, "--verbose"],
+    ]
+    script = tmp_path / "submitted.py"
+    script.write_text(SUBMITTED)
     ended = subprocess.run(
         [
-            *submit, "--master", "local-cluster[2,1,1024]", "--py-files", str(package),
+            str(Path(sys.executable).parent / "spark-submit"),
+            "--master", "local-cluster[2,1,1024]", "--py-files", str(package),
             "--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.driver.host=127.0.0.1",
-            str(ROOT / "jobs" / "assign_clusters.py"),
-            "--workspace", str(tmp_path / "w"), "--input", str(workspace / "set"), "--model", str(workspace / "model"),
+            str(script), json.dumps([str(places), *jobs]),
         ],
-        capture_output=True, text=True, timeout=300, env=isolated, check=False,
+        capture_output=True, text=True, timeout=500, env=isolated, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
+
+    inside = f"/{package.name}/sparton/__init__.py"
+    on_executors = json.loads(places.read_text())
+    assert len(set(on_executors)) == 2  # each executor has a copy of its own
+    assert all(place.endswith(inside) and not place.startswith(str(tmp_path)) for place in on_executors)
+    workers = re.findall(r"rank (\d): (\S+) imports (\S+)", ended.stderr)
+    assert sorted(workers) == [(str(rank), str(python), place) for rank, place in enumerate(on_workers(workers))]
+    assert set(on_workers(workers)) == set(on_executors)
+
     found = pq.read_table(tmp_path / "w" / "assignments").to_pandas().sort_values("jet_id")
     expected = pq.read_table(workspace / "assignments").to_pandas().sort_values("jet_id")
     np.testing.assert_array_equal(found["cluster"].to_numpy(), expected["cluster"].to_numpy())
+    assert trained_by(tmp_path / "w" / "model") == 2
+
+
+def on_workers(logged: list[tuple[str, str, str]]) -> list[str]:
+    """Where the Horovod workers import the project from, in the order of ranks."""
+    return [place for _, _, place in sorted(logged)]
+
+
+def trained_by(model: Path) -> int:
+    """The size of the world as rank 0 found it, out of a bundle."""
+    return int(json.loads((model / "model.json").read_text())["training"]["workers"])

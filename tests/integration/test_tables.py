@@ -174,7 +174,7 @@ def test_one_exchange_whatever_the_skew(spark: SparkSession, made: Path, skew: s
     rows = project(located(read_sources(spark, str(made / "table"), sources)).coalesce(1), encoder)
     settings = TableSettings(columns=("a", "b"), rows_per_shard=64, splits=SPLITS)
     census = take_census(rows, encoder, settings)
-    assert census.counts.kept == ROWS + 300
+    assert census.counts.kept == ROWS + 299  # one value is beyond float32
     layout = build_layout(census.codes, census.rows, tuple(SPLITS), 64, 4)
     stored = spark.range(-40, 0) if skew == "extension" else None
     frame = exchange(rows, encoder, settings, layout, stored, located=skew == "extension")
@@ -215,7 +215,7 @@ def test_wrong_columns_are_named(
 
 
 def test_another_kind_is_not_extended(made: Path) -> None:
-    with pytest.raises((DataError, UsageError), match="kind is 'table-set'"):
+    with pytest.raises((DataError, UsageError), match="is a table-set, expected a training-set"):
         pipeline.prepare(
             settings_in(made), kind="jets", input=str(made / "table"), append=True, output=str(made / "set")
         )

@@ -71,7 +71,7 @@ def test_missing_input_is_one_line_that_says_what_to_run(
     status, error = outcome([stage, "--workspace", str(tmp_path / "w")], capsys)
     assert status == 2
     assert len(error.splitlines()) == 1
-    assert error.startswith(f"sparton {stage}: {stage}: no folder at {tmp_path}/w/")
+    assert error.startswith(f"sparton {stage}: no folder at {tmp_path}/w/")
     assert not (tmp_path / "w").exists()
 
 
@@ -81,3 +81,16 @@ def test_info_on_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     status, error = outcome(["info", str(tmp_path / "notes")], capsys)
     assert status == 2
     assert "neither published by a stage" in error
+
+
+def test_folder_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = outcome(["generate", "--workspace", "/proc/nothing"], capsys)
+    assert status == 1
+    assert len(error.splitlines()) == 1
+    assert "/proc/nothing" in error
+
+
+def test_names_made_of_digits_are_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = outcome(["train", "--workspace", "20241122", "--input", str(tmp_path / "none")], capsys)
+    assert status == 2
+    assert "no folder at" in error

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from sparton.config import Config, fingerprint, load_config
 from sparton.errors import ConfigError
+from sparton.pipeline.settings import PipelineSettings
 
 
 class Inner(Config):
@@ -119,3 +120,20 @@ def test_fingerprint_follows_the_values_only() -> None:
     assert Outer().fingerprint() == Outer(workspace="runs").fingerprint()
     assert Outer().fingerprint() != Outer(train=Inner(batch_size=33)).fingerprint()
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("generate.processes=W", "expected a list, such as [a, b]. Received: W"),
+        ("generate=3", "expected a section with keys. Received: 3"),
+        ("generate.seed=", "Received: null"),
+        ("spark.master=lokal", "expected local, local[N]"),
+        ("prepare.splits={train: 0.5, val: 0.25}", "the fractions sum to 0.75, expected 1"),
+    ],
+)
+def test_bad_override_is_named_as_such_in_plain_words(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(PipelineSettings, None, [override])
+    assert str(caught.value).startswith(f"--set {override}: ")
+    assert message in str(caught.value)

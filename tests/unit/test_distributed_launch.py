@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from sparton.config import validate
-from sparton.distributed import Connection, interrupts
+from sparton.distributed import Connection, devices, interrupts
 from sparton.distributed.horovod_spark import Tail, worker_environment
 from sparton.distributed.launch import LaunchSettings, launch
 from sparton.errors import ConfigError, DataError, TrainingError
@@ -18,6 +20,44 @@ def test_one_worker_runs_in_this_process() -> None:
         return os.getpid(), connection.world.size, scale
 
     assert launch(train, [3]) == [(os.getpid(), 1, 3)]
+
+
+def test_threads_of_one_worker_are_limited() -> None:
+    code = (
+        "from sparton.distributed.launch import LaunchSettings, launch\n"
+        "import tensorflow as tf\n"
+        "def threads(connection): return tf.config.threading.get_intra_op_parallelism_threads()\n"
+        "print(launch(threads, settings=LaunchSettings(threads_per_worker=3)))\n"
+        "print(launch(threads))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["[3]", "[3]"]
+
+
+def test_threads_that_come_too_late_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    import tensorflow as tf
+
+    tf.constant(1.0) + 1  # TensorFlow runs now
+    assert launch(lambda connection: 7, settings=LaunchSettings(threads_per_worker=5)) == [7]
+    assert "threads_per_worker=5 has no effect" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "visible", "assigned", "chosen"),
+    [
+        (0, 0, (), None),
+        (0, 4, (), 0),
+        (3, 4, (), 3),
+        (3, 2, (), 1),  # shared in turn
+        (1, 1, (), 0),  # a container that sees its own GPU only
+        (0, 4, ("2",), 2),  # what Spark has assigned
+        (1, 1, ("3",), 0),  # assigned by the host's count, seen as the only one
+        (1, 2, ("GPU-2f3a",), 1),
+        (1, 0, ("0",), None),
+    ],
+)
+def test_a_process_takes_one_gpu(local_rank: int, visible: int, assigned: tuple[str, ...], chosen: int | None) -> None:
+    assert devices.choose_gpu(local_rank, visible, assigned) == chosen
 
 
 def test_errors_of_one_worker_keep_their_kind() -> None:

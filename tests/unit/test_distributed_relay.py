@@ -164,6 +164,37 @@ def test_a_worker_killed_without_a_word_is_a_failure_and_stops_the_others() -> N
     assert "died without an error" in cause.reason
 
 
+def test_a_worker_that_dies_before_it_connects_is_the_cause_and_stops_the_others() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address), computing_worker(address, 1) as early:
+        line.exited(0, 137)
+        assert early.wait(timeout=10) == worker.EXIT_ABORTED
+        with computing_worker(address, 2) as late:
+            assert late.wait(timeout=10) == worker.EXIT_ABORTED
+        assert line.cause() == relay.Failure(0, "the process was killed by signal 9 before it reached the driver")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(1, "ended with exit status 1 before"), (137, "killed by signal 9 before"), (None, "lost with its executor")],
+)
+def test_early_ends_are_described(code: int | None, reason: str) -> None:
+    line = relay.Relay(b"")
+    line.exited(4, code)
+    cause = line.cause()
+    assert cause is not None
+    assert (cause.rank, cause.unheard) == (4, code == 1)
+    assert reason in cause.reason
+
+
+def test_exits_after_a_report_add_nothing() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        link = worker.DriverLink(address, rank=1)
+        link.end("done")
+        line.exited(1, 1)
+        line.exited(0, 0)
+        assert line.cause() is None
+
+
 def test_a_worker_ends_when_the_driver_is_gone() -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         address = Address(LOOPBACK, server.getsockname()[1], b"key")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
+import itertools
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -74,6 +79,36 @@ def test_the_wheel_holds_what_the_zip_holds_every_time(built: Path, tmp_path: Pa
         "sparton = sparton.cli:main"
         in zipfile.ZipFile(first).read(f"sparton-{version}.dist-info/entry_points.txt").decode()
     )
+
+
+PROVIDED = {"keras": "tensorflow", "ml_dtypes": "tensorflow", "py4j": "pyspark", "horovod": "make env builds it"}
+"""Modules that come with a package that is declared, or are built."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    """The extras that build or check the project do not count."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    running = [extras[name] for name in extras if name not in ("horovod-build", "dev")]
+    declared = {
+        re.match(r"[\w.-]+", requirement).group().lower()  # type: ignore[union-attr]
+        for requirement in itertools.chain(project["dependencies"], *running)
+    }
+    known = importlib.metadata.packages_distributions()
+    for module in sorted(_imported() - set(sys.stdlib_module_names) - set(PROVIDED) - {"sparton"}):
+        assert declared & {name.lower().replace("_", "-") for name in known.get(module, [])}, module
+
+
+def _imported() -> set[str]:
+    """The first parts of the names of all modules that the library imports."""
+    found: set[str] = set()
+    for path in (ROOT / "lib" / "sparton").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    return found
 
 
 def _new(folder: Path) -> Path:

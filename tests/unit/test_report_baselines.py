@@ -115,9 +115,10 @@ def test_baselines_are_judged_against_labels_and_the_oracle_is_their_ceiling() -
     mass, label = peaks(4000)
     results = baselines.mass_baselines(mass, 3, seed=0, label=label, n_classes=3)
     accuracies = [item.accuracy for item in results if item.accuracy is not None]
-    assert [item.reads_labels for item in results] == [False, False, True]
-    assert len(accuracies) == 3
-    assert 0.5 < accuracies[0] <= accuracies[2] < 1.0
+    assert [item.reads_labels for item in results] == [False, False, False, True]
+    assert len(accuracies) == 4
+    assert 0.5 < accuracies[0] <= accuracies[3] < 1.0
+    assert {item.rows for item in results} == {4000}
     for item in results[:1]:
         table = contingency(np.searchsorted(item.cuts, mass), label)
         assert item.accuracy == pytest.approx(hungarian_accuracy(table)[0])
@@ -127,7 +128,15 @@ def test_baselines_are_judged_against_labels_and_the_oracle_is_their_ceiling() -
 def test_without_labels_there_is_no_oracle() -> None:
     mass, _ = peaks(500)
     results = baselines.mass_baselines(mass, 3, seed=0)
-    assert [(item.reads_labels, item.accuracy) for item in results] == [(False, None), (False, None)]
+    assert [(item.reads_labels, item.accuracy) for item in results] == [(False, None)] * 3
+
+
+def test_clusters_of_equal_size_are_the_quantiles() -> None:
+    mass, _ = peaks(3000)
+    partition = baselines.mass_quantiles(mass, 3)
+    assert np.bincount(partition.assign(mass)).tolist() == [1000, 1000, 1000]
+    assert partition.cuts == tuple(np.quantile(mass, [1 / 3, 2 / 3]))
+    assert baselines.mass_quantiles([5.0, 5.0, 5.0], 2).assign([5.0]).tolist() == [0]
 
 
 def test_bad_input_is_named() -> None:

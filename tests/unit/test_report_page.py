@@ -125,10 +125,20 @@ def test_page_says_the_result(labelled: ReportContent, html: str) -> None:
     rival = max(item.accuracy or 0 for item in labelled.metrics.baselines if not item.reads_labels)
     relation = "more" if labels.accuracy > rival else "less"
     assert f"puts {100 * labels.accuracy:.1f} % of 900 jets" in text
-    assert f"{100 * abs(labels.accuracy - rival):.1f} points {relation} than the best clustering" in text
+    assert f"{100 * abs(labels.accuracy - rival):.1f} points {relation} than the best of the label-free" in text
     assert f"{labels.adjusted_rand_index:.3f}" in text
     assert "Best mass cuts (oracle)reads labels" in text
     assert "ab" * 32 in text
+
+
+def test_page_says_what_the_method_was_told_and_how_many_jets_judged_the_baselines(labelled: ReportContent) -> None:
+    assert "about equal size" not in read(page.render(labelled)).text
+    assert "random sample" not in read(page.render(labelled)).text.split("Clusters")[0]
+    baselines = tuple(replace(item, rows=500) for item in labelled.metrics.baselines)
+    metrics = replace(labelled.metrics, even_sizes=True, baselines=baselines)
+    text = read(page.render(replace(labelled, metrics=metrics))).text
+    assert "about equal size (train.balance)" in text
+    assert "on a random sample of 500 jets" in text
 
 
 def test_page_without_labels_shows_only_what_needs_none() -> None:
@@ -169,7 +179,7 @@ def test_metrics_are_json() -> None:
     assert values["labels"]["accuracy"] == metrics.labels.accuracy  # type: ignore[union-attr]
     assert values["clusters"]["silhouette"] is None
     assert values["profiles"][0]["columns"]["jet_mass"]["median"] > 0
-    assert values["baselines"][2]["reads_labels"] is True
+    assert values["baselines"][3]["reads_labels"] is True
 
 
 def test_write_report_into_a_folder_or_a_file(tmp_path: Path) -> None:

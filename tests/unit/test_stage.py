@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sparton import storage
-from sparton.config import Config
+from sparton.config import Config, load_config
 from sparton.errors import DataError, UsageError
+from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, bad_files, content_fingerprint, read_record, run_stage
 
 
@@ -26,8 +27,9 @@ def scale(workspace: Path, factor: int = 2, force: bool = False, stage: str = "s
         storage.write_text(storage.join(staging, "number"), str(number))
         return {"number": number}
 
+    settings = PipelineSettings(workspace=str(workspace))
     call = StageCall(
-        stage, {"scale": Scale(factor=factor)}, {"numbers": source}, str(workspace / "out"), str(workspace), force
+        stage, {"scale": Scale(factor=factor)}, {"numbers": source}, str(workspace / "out"), settings, force
     )
     return run_stage(call, body)
 
@@ -52,9 +54,9 @@ def test_first_run_publishes_with_a_record(workspace: Path) -> None:
 
 def test_run_folder_holds_settings_log_and_summary(workspace: Path) -> None:
     folder = Path(str(scale(workspace).run_folder))
-    assert "factor: 2" in (folder / "config.yaml").read_text()
+    assert load_config(PipelineSettings, folder / "config.yaml") == PipelineSettings(workspace=str(workspace))
     assert storage.read_json(str(folder / "summary.json")) == {"number": 42}
-    assert (folder / "log.txt").exists()
+    assert "done in" in (folder / "log.txt").read_text()
 
 
 def test_second_run_is_skipped_and_still_has_the_summary(workspace: Path) -> None:
@@ -102,6 +104,20 @@ def test_failure_keeps_the_old_output_and_logs_the_reason(workspace: Path) -> No
 def test_missing_input_names_folder_and_role(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no folder at .*/in for the numbers"):
         scale(tmp_path)
+
+
+def test_damaged_input_is_refused_even_where_the_output_is_up_to_date(workspace: Path) -> None:
+    scale(workspace)
+    settings = PipelineSettings(workspace=str(workspace))
+
+    def read() -> StageResult:
+        call = StageCall("read", {}, {"product": str(workspace / "out")}, str(workspace / "read"), settings)
+        return run_stage(call, lambda staging: {})
+
+    read()
+    (workspace / "out" / "number").unlink()
+    with pytest.raises(DataError, match=r"out/number: missing; restore the file, or run sparton scale --force"):
+        read()
 
 
 def test_foreign_output_is_not_overwritten(workspace: Path) -> None:

@@ -166,14 +166,13 @@ def test_extension_notices_another_writer(tmp_path: Path) -> None:
     storage.write_text(storage.join(output, "a"), "old")
 
     def race() -> None:
-        with storage.extend(output) as first:
-            with storage.extend(output) as second:
-                storage.write_text(storage.join(second, "b"), "second")
-            storage.write_text(storage.join(first, "c"), "first")
+        with storage.extend(output) as staging:
+            storage.write_text(storage.join(output, "b"), "by hand")
+            storage.write_text(storage.join(staging, "c"), "first")
 
     with pytest.raises(DataError, match="another run changed it while it was being extended"):
         race()
-    assert tree(tmp_path) == {"out/a": "old", "out/b": "second"}
+    assert tree(tmp_path) == {"out/a": "old", "out/b": "by hand"}
 
 
 def test_killed_extension_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -209,3 +208,30 @@ def test_local_paths_become_urls_for_spark(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert storage.spark_url("data/jets") == f"file://{tmp_path}/data/jets"
     assert storage.absolute("data/jets") == f"{tmp_path}/data/jets"
+
+
+def test_expand_files_folders_and_patterns(tmp_path: Path) -> None:
+    for path in ("a.h5", "deep/b.h5", "deep/.hidden.h5", "_quarantine/c.h5", "notes.txt"):
+        storage.write_text(str(tmp_path / path), "x")
+    assert storage.expand(str(tmp_path)) == [str(tmp_path / path) for path in ("a.h5", "deep/b.h5", "notes.txt")]
+    assert storage.expand(str(tmp_path / "*.h5")) == [str(tmp_path / "a.h5")]
+    assert storage.expand(str(tmp_path / "a.h5")) == [str(tmp_path / "a.h5")]
+    assert storage.expand(str(tmp_path / "gone")) == []
+
+
+def test_expand_remote() -> None:
+    fsspec.filesystem("memory").store.clear()
+    for path in ("a.h5", "deep/b.h5"):
+        storage.write_text(f"memory://bucket/{path}", "x")
+    for found in (storage.expand("memory://bucket/*.h5"), storage.expand("memory://bucket")[:1]):
+        assert [storage.read_text(path) for path in found] == ["x"]
+        assert not storage.is_local(found[0])
+
+
+def test_schemes_of_hadoop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage.local_path("file:/data/a.h5") == storage.local_path("file:///data/a.h5") == "/data/a.h5"
+    monkeypatch.setattr(storage, "DBFS_MOUNT", str(tmp_path))
+    storage.write_text(str(tmp_path / "in" / "a"), "mounted")
+    assert storage.read_text("dbfs:/in/a") == "mounted"
+    assert storage._known_scheme("s3a://bucket/a") == "s3://bucket/a"
+    assert storage._known_scheme("abfss://box@account/a") == "abfss://box@account/a"

@@ -32,7 +32,28 @@ def test_balanced_assignments_have_equal_columns_and_unit_rows() -> None:
     points = np.random.default_rng(3).normal(size=(300, 2))
     weights = balanced_assignments(points, np.array([[0.0, 0.0], [0.2, 0.0], [3.0, 3.0]]), alpha=2.0)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
-    np.testing.assert_allclose(weights.sum(axis=0), 100, rtol=1e-3)
+    np.testing.assert_allclose(weights.sum(axis=0), 100, rtol=1e-6)
+
+
+def test_balanced_assignments_are_those_of_sinkhorns_scaling() -> None:
+    points = np.random.default_rng(4).normal(size=(60, 2))
+    centroids = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    plan = np.exp(-1.5 * ((points[:, None] - centroids) ** 2).sum(axis=2))
+    for _ in range(2000):
+        plan /= plan.sum(axis=1, keepdims=True)
+        plan *= 20 / plan.sum(axis=0)
+    np.testing.assert_allclose(balanced_assignments(points, centroids, alpha=1.5), plan, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 40.0, 2000.0])
+def test_assignments_are_even_at_every_temperature(alpha: float) -> None:
+    points = np.random.default_rng(5).normal(size=(500, 3))
+    weights = balanced_assignments(points, points[:5], alpha)
+    np.testing.assert_allclose(weights.sum(axis=0), 100, rtol=1e-2)
+
+
+def test_one_cluster_takes_all() -> None:
+    np.testing.assert_allclose(first_centroids(np.arange(6.0)[:, None], 1, 0, 1.0, balanced=True), [[2.5]])
 
 
 def test_evening_out_takes_a_share_of_the_broad_cluster_to_the_small_one() -> None:

@@ -24,10 +24,11 @@ def test_focal_loss(gamma: float) -> None:
     np.testing.assert_allclose(focal(logits, target, gamma, 10.0), -10 * (1 - p) ** gamma * np.log(p), rtol=1e-4)
 
 
-def test_focal_loss_of_a_certain_class_has_a_finite_gradient() -> None:
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
+def test_focal_loss_of_a_certain_class_has_a_finite_gradient(gamma: float) -> None:
     logits = tf.Variable([[200.0, 0.0], [0.0, 200.0]])
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(focal(logits, np.array([0, 0]), 4.0, 10.0))
+        loss = tf.reduce_sum(focal(logits, np.array([0, 0]), gamma, 10.0))
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
 

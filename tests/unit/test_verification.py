@@ -31,7 +31,8 @@ class Nothing(Config):
 
 
 def stage(folder: Path, name: str, body: Callable[[str], dict[str, Any]]) -> Path:
-    run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), str(folder / "work")), body)
+    settings = pipeline.PipelineSettings(workspace=str(folder / "work"))
+    run_stage(StageCall(name, {"none": Nothing()}, {}, str(folder / name), settings), body)
     return folder / name
 
 
@@ -49,7 +50,9 @@ def ingested(folder: Path) -> Path:
         for part in range(2):
             pq.write_table(jets_table(ROWS, seed=part), storage.join(staging, f"part-{part}.parquet"))
         files = {f"part-{part}.parquet": ROWS for part in range(2)}
-        record = IngestRecord(format="hls4ml", version=__version__, settings={}, sources=(), files=files)
+        record = IngestRecord(
+            format="hls4ml", version=__version__, settings={}, extra_columns=(), sources=(), files=files
+        )
         storage.write_json(storage.join(staging, RECORD), record.model_dump(mode="json"))
         return {}
 

@@ -58,7 +58,8 @@ def exchange(
     exchanged = rows.repartition(len(layout.groups), "route")
     # The columns behind the key tell doubles apart, so that their order does not hang on where they came from.
     behind = [*encoder.payload.names, *([FILE, ROW] if located else [])]
-    return exchanged.sortWithinPartitions("group", "key", *behind).drop("route")
+    # The key comes first, since Spark compares the first column without touching the rows.
+    return exchanged.sortWithinPartitions("key", *behind).drop("route")
 
 
 def _schema(encoder: Encoder, stored: bool, located: bool) -> pa.Schema:

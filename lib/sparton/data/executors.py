@@ -6,11 +6,13 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 
 from sparton.errors import DataError
 
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
+UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
 TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -30,7 +32,7 @@ def executor_errors(action: str) -> Iterator[None]:
     """
     try:
         yield
-    except PySparkException as error:
+    except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"{action}: {_reason(str(error))}") from error
 
 
@@ -42,4 +44,7 @@ def _reason(text: str) -> str:
             if match["kind"].rpartition(".")[2] == "DataError":
                 return match["reason"].strip()
             return f"{match['kind']}: {match['reason'].strip()}"
+    if unreadable := UNREADABLE.search(text):
+        path = re.sub(r"^file:/+", "/", unreadable["path"])
+        return f"{path}: cannot be read, it is damaged or not Parquet; restore the file or make it again"
     return text.strip().splitlines()[0] if text.strip() else "Spark gave no reason"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
@@ -118,12 +119,12 @@ def set_tails_aside(folder: str, manifest: SetManifest | None, settings: SetSett
     return Tails(shards, np.concatenate(codes), np.concatenate(rows))
 
 
-def stored_ids(spark: SparkSession, folder: str, tails: Tails, id_name: str) -> DataFrame | None:
+def stored_ids(spark: SparkSession, folder: str, tails: Tails) -> DataFrame | None:
     """Return the ids of the rows that get new places, None without any."""
     if not tails.shards:
         return None
     ids = np.concatenate([_stored_ids(storage.join(folder, shard.path)) for shard in tails.shards.values()])
-    return spark.createDataFrame([(int(number),) for number in ids], from_arrow_schema(ID_ARROW))
+    return spark.createDataFrame(pd.DataFrame({"id": ids}))
 
 
 def remove_scratch(folder: str, splits: Sequence[str]) -> None:

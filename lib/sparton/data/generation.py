@@ -1,13 +1,15 @@
 """Jets generated on Spark executors, as the jets table.
 
 The work is cut into fixed chunks of a process's jets. A chunk has a seed of its own, derived from the table's seed, the
-process and the chunk's number, and fills one partition; so the table is the same for every number of executors.
+process and the chunk's number, and fills one partition; so the table is the same for every number of executors. The
+seeds of a process's chunks are all different, so no chunk repeats another one.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparton.data.schema import JETS_ARROW, JETS_SCHEMA
-from sparton.errors import SpartonError
+from sparton.errors import SpartonError, UsageError
 from sparton.physics import libraries, pythia
 from sparton.physics.generator import generate_jets
 from sparton.physics.jets import Jets
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 PROCESS_SHIFT = 48
 CHUNK_SHIFT = 24
 """An identifier is ``process code << 48 | chunk << 24 | row or event in the chunk``."""
+
+MAX_CHUNKS = min(1 << PROCESS_SHIFT - CHUNK_SHIFT, pythia.MAX_SEED)
+"""Chunks of a process that have identifiers and seeds of their own."""
+
+
+METADATA_KEY = "generation"
 
 
 @dataclass(frozen=True)
@@ -85,25 +93,51 @@ def generation_metadata(settings: GenerationSettings) -> dict[str, Any]:
     }
 
 
+def tagged(table: DataFrame, metadata: dict[str, Any]) -> DataFrame:
+    """Return the table with ``metadata`` on its first column, as JSON under the key :data:`METADATA_KEY`.
+
+    Spark writes the metadata of columns into the footer of each Parquet file (in its own entry
+    ``org.apache.spark.sql.parquet.row.metadata``), so a file tells where it is from when it is alone.
+    """
+    return table.withMetadata(table.columns[0], {METADATA_KEY: json.dumps(metadata)})
+
+
 def source(versions: dict[str, str]) -> str:
     """Return the value of the table's column ``source``."""
     return f"pythia-{versions['pythia8mc']}"
 
 
 def plan_chunks(settings: GenerationSettings) -> list[Chunk]:
-    """Return the chunks in the order of the table: by process as in the settings, then by number."""
+    """Return the chunks in the order of the table: by process as in the settings, then by number.
+
+    Raises
+    ------
+    UsageError
+        If there are more chunks of a process than :data:`MAX_CHUNKS`.
+    """
     size, total = settings.jets_per_task, settings.jets_per_process
+    count = -(-total // size)
+    if count > MAX_CHUNKS:
+        raise UsageError(
+            f"jets_per_process={total} and jets_per_task={size} make {count} tasks of each process, expected at most "
+            f"{MAX_CHUNKS}; raise jets_per_task"
+        )
     return [
         Chunk(process, number, min(size, total - number * size), chunk_seed(settings.seed, process, number))
         for process in settings.processes
-        for number in range(-(-total // size))
+        for number in range(count)
     ]
 
 
 def chunk_seed(seed: int, process: str, number: int) -> int:
-    """Return Pythia's seed of a chunk, 1 to 900 000 000, by hashing (SHA-256)."""
-    digest = hashlib.sha256(f"{seed}/{process}/{number}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % pythia.MAX_SEED + 1
+    """Return Pythia's seed of a chunk, 1 to 900 000 000.
+
+    The chunks of a process take consecutive seeds, in a circle, from a point that the table's seed and the process
+    are hashed to (SHA-256): no two chunks below :data:`MAX_CHUNKS` share one. Pythia's random numbers of neighbouring
+    seeds are unrelated.
+    """
+    digest = hashlib.sha256(f"{seed}/{process}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") + number) % pythia.MAX_SEED + 1
 
 
 def jets_to_batch(jets: Jets, chunk: Chunk, origin: str) -> pa.RecordBatch:

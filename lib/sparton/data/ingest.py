@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -23,9 +22,11 @@ from sparton.data.ingest_doubles import repeated_ids
 from sparton.data.ingest_plan import SourceFile, check_identities, split_work, without_doubles
 from sparton.data.ingest_settings import IngestSettings
 from sparton.data.ingest_tasks import IngestJob, IngestTask, TaskResult, examine_files, run_tasks
-from sparton.data.quarantine import FOLDER, enforce_limit, rejected_file
+from sparton.data.quarantine import FOLDER, QUARANTINE_ARROW, enforce_limit, rejected_file
+from sparton.data.sink import ParquetSink
+from sparton.data.sources.block import Source
 from sparton.data.sources.registry import make_source
-from sparton.errors import DataError
+from sparton.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -56,6 +57,7 @@ class IngestRecord(Config):
     format: str
     version: str
     settings: dict[str, Any]
+    extra_columns: tuple[str, ...]
     sources: tuple[SourceRecord, ...]
     files: dict[str, int]
 
@@ -76,38 +78,35 @@ def write_jets(spark: SparkSession, paths: list[str], settings: IngestSettings, 
     settings
         Format and limits.
     folder
-        Where to write: empty, or a jets table that was ingested before, to which new files are added.
+        Where to write: empty, or a jets table that was ingested before; files whose content it holds are passed over.
 
     Raises
     ------
+    UsageError
+        If the table in the folder has other columns or identifiers than the settings say.
     DataError
         If more is rejected than the settings allow, two files share identifiers, or nothing is left.
     """
     folder = storage.absolute(folder)
     source = make_source(settings.format, getattr(settings, settings.format))
     previous = read_ingest_record(folder)
+    if previous is not None:
+        _check_alike(previous, source, settings)
     known = previous.known() if previous else {}
-    files = without_doubles(examine_files(spark, source, paths), known)
-    storage.make_dirs(storage.join(folder, FOLDER))
+    found = examine_files(spark, source, paths)
+    files = without_doubles([file for file in found if file.reason or file.sha256 not in known])
     check_identities(known | {file.sha256: file.path for file in files if not file.reason}, settings.salt)
-    job = IngestJob(source, tuple(files), folder, _prefix(files, settings), settings)
-    job, results = _write_all(spark, job)
+    storage.make_dirs(storage.join(folder, FOLDER))
+    job, results = _write_all(spark, IngestJob(source, tuple(files), folder, _prefix(files, settings), settings))
     records = _source_records(job, results)
     written = {file.name: file.rows for result in results for file in result.written()}
     _remove_leftovers(job, {*written, *(name for result in results for name in result.quarantine)})
-    _write_file_quarantine(job)
+    record = _merge(previous, records, written, source, settings)
+    _write_file_quarantine(record, folder)
     _check_limits(records, settings)
     _check_footers(job, written)
-    old = previous.files if previous else {}
-    if not written and not old:
+    if not record.files:
         raise DataError(f"none of {len(paths)} file(s) holds a jet that can be used; check the input and --format")
-    record = IngestRecord(
-        format=settings.format,
-        version=__version__,
-        settings=settings.model_dump(mode="json"),
-        sources=(*(previous.sources if previous else ()), *records),
-        files=old | written,
-    )
     storage.write_json(storage.join(folder, RECORD), record.model_dump(mode="json"))
     return record
 
@@ -219,18 +218,49 @@ def _source_records(job: IngestJob, results: list[TaskResult]) -> list[SourceRec
     return records
 
 
-def _write_file_quarantine(job: IngestJob) -> None:
+def _check_alike(previous: IngestRecord, source: Source, settings: IngestSettings) -> None:
+    if previous.extra_columns != source.extra_columns:
+        raise UsageError(
+            f"--append: the table has the further columns {', '.join(previous.extra_columns) or 'none'}, "
+            f"{settings.format}.jet_columns says {', '.join(source.extra_columns) or 'none'}; they must be the same"
+        )
+    if previous.settings["salt"] != settings.salt:
+        raise UsageError(
+            f"--append: the table has ingest.salt {previous.settings['salt']}, the settings {settings.salt}; "
+            "they must be the same, or files could share identifiers"
+        )
+
+
+def _merge(
+    previous: IngestRecord | None,
+    records: list[SourceRecord],
+    written: dict[str, int],
+    source: Source,
+    settings: IngestSettings,
+) -> IngestRecord:
+    """Return the record of the table as it is now; a file that was tried again stands there once."""
+    again = {(record.path, record.sha256) for record in records}
+    kept = [old for old in previous.sources if (old.path, old.sha256) not in again] if previous else []
+    return IngestRecord(
+        format=settings.format,
+        version=__version__,
+        settings=settings.model_dump(mode="json"),
+        extra_columns=source.extra_columns,
+        sources=(*kept, *records),
+        files=(previous.files if previous else {}) | written,
+    )
+
+
+def _write_file_quarantine(record: IngestRecord, folder: str) -> None:
     """Write the rows of the quarantine for whole files; remove its folder where nothing was rejected."""
-    batches = [
-        rejected_file(file.path, file.reason, file.detail, file.sha256 or None) for file in job.files if file.reason
-    ]
-    folder = storage.join(job.folder, FOLDER)
-    if batches:
-        path = storage.join(folder, f"{job.prefix}-files.parquet")
-        with storage.open_file(path, "wb") as stream:
-            pq.write_table(pa.Table.from_batches(batches), stream, compression="zstd")
-    if not storage.list_files(folder):
-        storage.remove(folder)
+    quarantine = storage.join(folder, FOLDER)
+    with ParquetSink(quarantine, "files", QUARANTINE_ARROW, "zstd", record.settings["file_bytes"]) as sink:
+        for file in record.sources:
+            if file.reason:
+                sink.add(rejected_file(file.path, file.reason, file.detail, file.sha256 or None))
+        sink.close()
+    if not storage.list_files(quarantine):
+        storage.remove(quarantine)
 
 
 def _check_limits(records: list[SourceRecord], settings: IngestSettings) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparton import storage
 from sparton.data.sources import identity
 from sparton.data.sources.block import BadFileError, Source, bad_file, measure
+from sparton.data.sources.table import Origin
 from sparton.errors import DataError
 
 MIN_TASK_BYTES = 16 << 20
@@ -53,25 +54,17 @@ def examine_file(source: Source, path: str) -> SourceFile:
     return SourceFile(path, size, sha256, extent.rows, extent.step, extent.row_bytes, "", "")
 
 
-def without_doubles(files: Sequence[SourceFile], known: dict[str, str]) -> list[SourceFile]:
-    """Return the files with those marked whose content another one has already.
-
-    Parameters
-    ----------
-    files
-        In their order; the first of equal ones is kept.
-    known
-        Paths of files that were ingested before, by SHA-256.
-    """
-    seen = dict(known)
+def without_doubles(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """Return the files with all but the first of equal content marked as doubles."""
+    seen: dict[str, str] = {}
     result = []
     for file in files:
-        if file.reason == "" and file.sha256 in seen:
-            detail = f"same content as {seen[file.sha256]}"
-            file = SourceFile(file.path, file.bytes, file.sha256, file.rows, 1, 1, "duplicate_file", detail)
-        elif file.reason == "":
-            seen[file.sha256] = file.path
-        result.append(file)
+        if not file.reason and file.sha256 in seen:
+            result.append(replace(file, reason="duplicate_file", detail=f"same content as {seen[file.sha256]}"))
+        else:
+            if not file.reason:
+                seen[file.sha256] = file.path
+            result.append(file)
     return result
 
 
@@ -133,6 +126,11 @@ def split_work(files: Sequence[SourceFile], task_bytes: int, slots: int) -> list
                 open_parts, room = [], target
             start = stop
     return [*tasks, tuple(open_parts)] if open_parts else tasks
+
+
+def origin_of(source: Source, file: SourceFile, salt: int) -> Origin:
+    """Return what the rows of a file are marked with."""
+    return Origin(file.path, file.sha256, identity.file_bits(file.sha256, salt), source.several, source.name)
 
 
 def _check_rows(source: Source, rows: int) -> None:

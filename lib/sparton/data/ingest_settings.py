@@ -8,7 +8,13 @@ from pydantic import Field
 
 from sparton.config import Config
 from sparton.data.quarantine import DEFAULT_MAX_REJECTED
+from sparton.data.sources.flat import FlatOptions
 from sparton.data.sources.hls4ml import Hls4mlOptions
+from sparton.data.sources.jetclass import JetClassOptions
+from sparton.data.sources.jets import JetsOptions
+from sparton.data.sources.lhco import LhcoOptions
+from sparton.data.sources.pfnano import PfNanoOptions
+from sparton.data.sources.toptagging import TopTaggingOptions
 
 FormatName = Literal["hls4ml", "lhco", "toptagging", "jetclass", "pfnano", "flat", "parquet"]
 
@@ -32,7 +38,7 @@ class IngestSettings(Config):
         Size at which a task begins another output file.
     compression
         Codec of the table's files.
-    hls4ml
+    hls4ml, lhco, toptagging, jetclass, pfnano, flat, parquet
         Options of the format of this name.
     """
 
@@ -44,3 +50,9 @@ class IngestSettings(Config):
     file_bytes: int = Field(default=128 << 20, ge=1)
     compression: Literal["snappy", "zstd", "lz4", "none"] = "snappy"
     hls4ml: Hls4mlOptions = Hls4mlOptions()
+    lhco: LhcoOptions = LhcoOptions()
+    toptagging: TopTaggingOptions = TopTaggingOptions()
+    jetclass: JetClassOptions = JetClassOptions()
+    pfnano: PfNanoOptions = PfNanoOptions()
+    flat: FlatOptions = FlatOptions()
+    parquet: JetsOptions = JetsOptions()

@@ -17,13 +17,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton import storage
 from sparton.config import Config
-from sparton.data.ingest_plan import Part, SourceFile, examine_file
+from sparton.data.ingest_plan import Part, SourceFile, examine_file, origin_of
 from sparton.data.ingest_settings import IngestSettings
 from sparton.data.quarantine import FOLDER, QUARANTINE_ARROW
 from sparton.data.sink import ParquetSink, WrittenFile
-from sparton.data.sources import identity
 from sparton.data.sources.block import BadFileError, Source, read_blocks
-from sparton.data.sources.table import Origin, Sorted, exclude, sort_out, table_schema
+from sparton.data.sources.table import Sorted, exclude, sort_out, table_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -141,11 +140,6 @@ def _sort_parts(job: IngestJob, task: IngestTask) -> Iterator[tuple[int, Sorted]
                 seen += found.good.num_rows
         except BadFileError as error:
             raise _BadPartError(Failure(file=part.file, reason=error.reason, detail=error.detail)) from error
-
-
-def origin_of(source: Source, file: SourceFile, salt: int) -> Origin:
-    """Return what the rows of a file are marked with."""
-    return Origin(file.path, file.sha256, identity.file_bits(file.sha256, salt), source.several, source.name)
 
 
 def _tally(found: Sorted) -> Counter[str]:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -98,21 +97,18 @@ def shard_path(split: str, shard: int) -> str:
 
 
 def write_groups(batches: Iterator[pa.RecordBatch], job: WriteJob) -> Iterator[pa.RecordBatch]:
-    """Write the groups of a partition, whose rows come sorted by group and key; yield the results."""
-    writer: _GroupWriter | None = None
+    """Write the groups of a partition, whose rows come sorted by key; yield the results.
+
+    There is one group in a partition, see :mod:`sparton.data.routing`; several would be written side by side.
+    """
+    writers: dict[int, _GroupWriter] = {}
     for batch in batches:
         group = batch.column("group").to_numpy()
-        borders = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), batch.num_rows]
-        for start, stop in pairwise(borders):
-            if stop == start:
-                continue
-            number = int(group[start])
-            if writer is not None and writer.group.number != number:
-                yield _results(writer.close())
-                writer = None
-            writer = writer or _GroupWriter(job, job.groups[number])
-            yield _results(writer.add(batch.slice(start, stop - start)))
-    if writer is not None:
+        for number in np.unique(group).tolist():
+            if number not in writers:
+                writers[number] = _GroupWriter(job, job.groups[number])
+            yield _results(writers[number].add(_chosen(batch, np.flatnonzero(group == number))))
+    for writer in writers.values():
         yield _results(writer.close())
 
 

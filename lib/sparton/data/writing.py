@@ -184,7 +184,7 @@ def _attempt(target: Target, rows: DataFrame, layout: Layout, tails: Tails, loca
         tails=tails.shards,
         quarantine=target.quarantine if located else None,
     )
-    stored = stored_ids(target.spark, target.folder, tails, encoder.id_name)
+    stored = stored_ids(target.spark, target.folder, tails)
     sent = exchange(rows, encoder, settings, layout, stored, located)
     with executor_errors(f"writing shards to {target.folder}"):
         written = sent.mapInArrow(partial(write_groups, job=job), from_arrow_schema(RESULT_ARROW)).collect()

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import horovod.spark.task
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from sparton.distributed import devices
 from sparton.distributed.fused import FusedCollectives
 from sparton.distributed.stall import Activity
 
 
 def initialise() -> tuple[int, int, int]:
-    """Start Horovod, if it is not running yet, and return this process's rank, size and local rank."""
+    """Start Horovod, if it is not running yet, and return this process's rank, size and local rank.
+
+    Where the machine has GPUs, the process keeps one of them.
+    """
     hvd.init()
+    devices.pin_gpu(hvd.local_rank(), horovod.spark.task.get_available_devices())
     return hvd.rank(), hvd.size(), hvd.local_rank()
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import psutil  # type: ignore[import-untyped]
 
 import sparton
-from sparton.distributed import bootstrap, interrupts, relay, slots
+from sparton.distributed import bootstrap, horovod_hooks, interrupts, relay, slots
 from sparton.distributed.launch import LaunchSettings
 from sparton.distributed.worker import Task
 from sparton.errors import SpartonError, TrainingError
@@ -46,7 +44,8 @@ def run(fn: Callable[..., Any], args: tuple[Any, ...], context: SparkContext, se
     output = Tail()
     with relay.listen(*_driver_address(context)) as (line, address), interrupts.preserved():
         try:
-            pickled = _start(_task(fn, args, address, settings), context, settings, nics, output)
+            task = _task(fn, args, address, settings)
+            pickled = _start(task, context, settings, nics, output, line)
         except Exception as error:
             raise _explain(error, line, output, settings) from error
     logger.info("%d workers ended after %.1f s", settings.workers, time.monotonic() - started)
@@ -99,14 +98,19 @@ def _task(fn: Callable[..., Any], args: tuple[Any, ...], address: relay.Address,
 
 
 def _start(
-    task: Task, context: SparkContext, settings: LaunchSettings, nics: set[str] | None, output: Tail
+    task: Task,
+    context: SparkContext,
+    settings: LaunchSettings,
+    nics: set[str] | None,
+    output: Tail,
+    line: relay.Relay,
 ) -> list[bytes]:
     try:
         import horovod.spark
     except ImportError as error:
         raise TrainingError(f"{settings.workers} workers need Horovod: {error}") from error
     cloudpickle.register_pickle_by_value(bootstrap)
-    with _no_fork(), _quiet_cancellation():
+    with horovod_hooks.installed(line.exited):
         results: list[bytes] = horovod.spark.run(
             bootstrap.start,
             args=(_import_paths(context), cloudpickle.dumps(task)),
@@ -118,51 +122,16 @@ def _start(
             stderr=output,
             verbose=0,
             nics=nics,
-            executable=settings.python or sys.executable,
+            executable=settings.python or context.pythonExec,
         )
     return results
 
 
-@contextlib.contextmanager
-def _no_fork() -> Iterator[None]:
-    """Keep Horovod from asking a forked copy of the driver whether it was built with Gloo.
-
-    The copy imports TensorFlow (seconds, and a deadlock where the driver's own TensorFlow holds locks) and, when it
-    ends, its garbage collection speaks on the driver's connection to the JVM. A worker says the same when it starts.
-    """
-    from horovod.runner import launch as horovod_launch
-
-    original = horovod_launch.gloo_built
-    horovod_launch.gloo_built = lambda verbose=False: True
-    try:
-        yield
-    finally:
-        horovod_launch.gloo_built = original
-
-
-@contextlib.contextmanager
-def _quiet_cancellation() -> Iterator[None]:
-    """Log, instead of printing on standard error, that Horovod's own Spark job was cancelled after a failure."""
-    original = threading.excepthook
-
-    def hook(event: threading.ExceptHookArgs) -> None:
-        if event.thread is not None and "run_spark" in event.thread.name:
-            logger.debug("the Spark job of the workers ended with %s", event.exc_type.__name__)
-        else:
-            original(event)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = original
-
-
 def _import_paths(context: SparkContext) -> list[str]:
-    """Return where workers may find this project: where the driver has it, and the files given to Spark."""
+    """Return where workers may find this project: first the files given to Spark, then where the driver has it."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(sparton.__file__)))
     shipped = [str(name) for name in getattr(context, "_python_includes", [])]
-    return [here, *shipped]
+    return [*shipped, here]
 
 
 def _driver_address(context: SparkContext) -> tuple[str, str]:
@@ -192,9 +161,13 @@ def _explain(error: Exception, line: relay.Relay, output: Tail, settings: Launch
     if cause is not None:
         details = cause.traceback if cause.traceback and not cause.echo else f"{cause.traceback}\n{output.text()}"
         logger.error("rank %d failed\n%s", cause.rank, details)
-        return TrainingError(f"rank {cause.rank} of {settings.workers}: {cause.reason}")
+        last_words = _last_words(output) if cause.unheard else []
+        return TrainingError(" | ".join([f"rank {cause.rank} of {settings.workers}: {cause.reason}", *last_words]))
     time.sleep(TAIL_WAIT_S)
     logger.error("the workers could not run; their last output:\n%s", output.text())
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    last_words = output.text().strip().splitlines()[-1:]
-    return TrainingError(" | ".join([f"{settings.workers} workers could not run: {reason}", *last_words]))
+    return TrainingError(" | ".join([f"{settings.workers} workers could not run: {reason}", *_last_words(output)]))
+
+
+def _last_words(output: Tail) -> list[str]:
+    return output.text().strip().splitlines()[-1:]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from sparton.config import Config
+from sparton.distributed import devices
 from sparton.distributed.world import Connection
 from sparton.errors import SpartonError, TrainingError
 
@@ -30,11 +31,13 @@ class LaunchSettings(Config):
     stall_check_s, stall_shutdown_s
         Seconds that a rank may keep the others waiting in a collective before a warning, and before the job ends.
     threads_per_worker
-        Threads of TensorFlow's operations in each worker; by default the cores of a host divided by its workers.
+        Threads of TensorFlow's operations in each worker; by default the cores of a host divided by its workers, and
+        with one worker TensorFlow's own choice.
     all_ranks_log
         Whether progress of all ranks reaches the driver's log, or only rank 0's (warnings of all do always).
     python
-        The workers' Python executable; by default the driver's.
+        The workers' Python executable; by default the one of Spark's executors (``spark.pyspark.python`` or
+        ``PYSPARK_PYTHON``). A relative path starts in an executor's working folder.
     environment
         Further environment variables of the workers.
     """
@@ -84,7 +87,7 @@ def launch(
     """
     settings = settings or LaunchSettings()
     if settings.workers == 1:
-        return [_run_here(fn, args)]
+        return [_run_here(fn, args, settings.threads_per_worker)]
     if spark is None:
         raise TrainingError(f"{settings.workers} workers need a Spark session to run on; found none")
     from sparton.distributed import horovod_spark
@@ -92,7 +95,9 @@ def launch(
     return horovod_spark.run(fn, tuple(args), spark.sparkContext, settings)
 
 
-def _run_here(fn: Callable[..., Any], args: Sequence[Any]) -> Any:
+def _run_here(fn: Callable[..., Any], args: Sequence[Any], threads: int | None) -> Any:
+    if threads is not None:
+        devices.limit_own_threads(threads)
     try:
         return fn(Connection.local(), *args)
     except SpartonError:

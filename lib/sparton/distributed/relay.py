@@ -19,6 +19,7 @@ from typing import Any
 from sparton.distributed import wire
 
 SECRET_BYTES = 32
+SIGNALLED = 128  # an exit status above it is the number of a signal
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +50,15 @@ class Failure:
         The worker's own, empty if it died without a word.
     echo
         Whether the error only says that another rank failed or left.
+    unheard
+        Whether the process ended by itself before it reached the driver, so that only its output can say why.
     """
 
     rank: int
     reason: str
     traceback: str = ""
     echo: bool = False
+    unheard: bool = False
 
 
 class Relay:
@@ -65,6 +69,7 @@ class Relay:
         self._lock = threading.Lock()
         self._failures: list[Failure] = []
         self._connected: dict[int, Any] = {}
+        self._heard: set[int] = set()
         self._waiting: set[int] = set()
 
     def cause(self) -> Failure | None:
@@ -80,6 +85,10 @@ class Relay:
         rank = int(hello["rank"])
         with self._lock:
             self._connected[rank] = writer
+            self._heard.add(rank)
+            failed = bool(self._failures)
+        if failed:
+            self._send(writer, "abort")
         while (message := self._read(reader)) is not None:
             if message["kind"] == "log":
                 _log(rank, message)
@@ -88,6 +97,29 @@ class Relay:
             else:
                 break
         self._end(rank, message, writer)
+
+    def exited(self, rank: int, code: int | None) -> None:
+        """Take note that a worker's process has ended.
+
+        Of a worker that has been heard its connection tells more. One that never connected is known by this alone;
+        the others, which would wait for it until the time to start is over, are stopped.
+
+        Parameters
+        ----------
+        rank
+            The worker.
+        code
+            Its exit status, with 128 added to the number of a signal; None if whoever watched it is gone too.
+        """
+        if code == 0:
+            return
+        with self._lock:
+            if rank in self._heard:
+                return
+            self._failures.append(_early_end(rank, code))
+            others = list(self._connected.values())
+        for other in others:
+            self._send(other, "abort")
 
     def _note_wait(self, rank: int, waiting: bool) -> None:
         with self._lock:
@@ -161,6 +193,17 @@ def listen(host: str, bind: str) -> Iterator[tuple[Relay, Address]]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def _early_end(rank: int, code: int | None) -> Failure:
+    """Describe the end of a process that had not connected yet."""
+    if code is None or code < 0:
+        return Failure(rank, "the process was lost with its executor before it reached the driver")
+    if code > SIGNALLED:
+        number = code - SIGNALLED
+        return Failure(rank, f"the process was killed by signal {number} before it reached the driver")
+    reason = f"the process ended with exit status {code} before it reached the driver"
+    return Failure(rank, reason, unheard=True)
 
 
 def _log(rank: int, message: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from sparton.distributed import wire
+import sparton
+from sparton.distributed import devices, wire
 from sparton.distributed.relay import Address
 from sparton.distributed.world import Connection, connect
 from sparton.errors import TrainingError
@@ -28,6 +29,8 @@ EXIT_ABORTED = 70
 MAX_REASON = 500  # characters of the one-line reason; the whole message is in the traceback
 # What Horovod and Gloo say when another rank is gone.
 ECHO_SIGNS = ("Horovod has been shut down", "Horovod initialization failed", "/gloo/", "gloo::")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ def run(payload: bytes) -> bytes:
     faulthandler.enable()
     task: Task = cloudpickle.loads(payload)
     rank = int(os.environ["HOROVOD_RANK"])
-    _limit_threads(task.threads)
+    devices.limit_worker_threads(task.threads)
     link = DriverLink(task.driver, rank)
     _configure_logging(link, task, rank)
+    logger.debug("%s imports %s", sys.executable, sparton.__file__)
     try:
         connection = connect()
         _guard_against_stalls(connection, task, link)
@@ -189,14 +193,6 @@ def _guard_against_stalls(connection: Connection, task: Task, link: DriverLink) 
     from sparton.distributed.stall import Guard
 
     Guard(activity.counts, task.stall_check_s, task.stall_shutdown_s, link.send, stop).start()
-
-
-def _limit_threads(threads: int | None) -> None:
-    """Set TensorFlow's thread counts before it is initialised; more threads than cores slow all workers down."""
-    sharers = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
-    count = threads if threads is not None else max(1, len(os.sched_getaffinity(0)) // sharers)
-    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = str(count)
 
 
 def _exit_within(seconds: float) -> None:

@@ -12,6 +12,7 @@ from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageResult
 from sparton.pipeline.training import train
 from sparton.pipeline.validation import validate
+from sparton.pipeline.watching import watch
 from sparton.pipeline.workflow import run
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "run",
     "train",
     "validate",
+    "watch",
 ]

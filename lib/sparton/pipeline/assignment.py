@@ -51,7 +51,7 @@ def assign(
     """
     inputs = {"jets": settings.folder("set", input), "model": settings.folder("model", model)}
     target = settings.folder("assignments", output)
-    call = StageCall("assign", {"assign": settings.assign}, inputs, target, settings.workspace, force)
+    call = StageCall("assign", {"assign": settings.assign}, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.ml.ucluster import UClusterModel

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sparton.report.content import EvaluationMetrics
     from sparton.report.metrics import LabelMetrics
     from sparton.report.profiles import GroupMoments
+    from sparton.ucluster.bundle import Description
 
 PROFILED = ("jet_mass", "n_constituents")
 """Columns of the training set that the cluster profiles describe."""
@@ -98,7 +99,7 @@ def evaluate(
         "model": settings.folder("model", model),
     }
     target = settings.folder("report", output)
-    call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings.workspace, force)
+    call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.report.gallery import gallery
@@ -106,7 +107,8 @@ def evaluate(
         from sparton.ucluster.bundle import read_description
 
         spark = spark_session(settings.spark, "sparton evaluate")
-        centroids = np.asarray(read_description(inputs["model"]).centroids)
+        model = read_description(inputs["model"])
+        centroids = np.asarray(model.centroids)
         with spark_progress(spark, "evaluate: joining assignments and jets"):
             joined = _join(spark, inputs, settings.evaluate.split).cache()
             try:
@@ -115,12 +117,12 @@ def evaluate(
                 drawn = _sample(joined, settings.evaluate)
             finally:
                 joined.unpersist()
-        metrics, jets = _measure(tally, drawn, centroids, settings.evaluate)
+        metrics, jets = _measure(tally, drawn, model, settings.evaluate)
         figures = gallery(jets, metrics, _curve(inputs["model"]), settings.evaluate.seed)
         content = _content(metrics, figures, call, settings)
         storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
         write_report(staging, content)
-        return _summary(metrics) | {"report": storage.join(target, "report.html")}
+        return _summary(metrics) | {"report": "report.html"}
 
     return run_stage(call, body)
 
@@ -201,7 +203,7 @@ def _sample(joined: DataFrame, settings: EvaluateSettings) -> pd.DataFrame:
 
 
 def _measure(
-    tally: Tally, drawn: pd.DataFrame, centroids: np.ndarray[Any, Any], settings: EvaluateSettings
+    tally: Tally, drawn: pd.DataFrame, model: Description, settings: EvaluateSettings
 ) -> tuple[EvaluationMetrics, Any]:
     from sparton.report.baselines import mass_baselines
     from sparton.report.content import EvaluationMetrics
@@ -209,6 +211,7 @@ def _measure(
     from sparton.report.metrics import encode_labels
     from sparton.report.profiles import cluster_profiles, describe_clusters
 
+    centroids = np.asarray(model.centroids)
     labels = _label_metrics(tally, len(centroids))
     codes = encode_labels(drawn["label"].to_numpy(), labels.classes) if labels else None
     cluster, mass = drawn["cluster"].to_numpy(np.int64), drawn["jet_mass"].to_numpy(np.float64)
@@ -223,6 +226,7 @@ def _measure(
         profiles=cluster_profiles(tally.moments, labels),
         baselines=mass_baselines(mass, len(centroids), settings.seed, codes, n_classes),
         labels=labels,
+        even_sizes=model.training["balance"] > 0,
     )
     jets = JetSample(mass, drawn["n_constituents"].to_numpy(np.int64), cluster, embedding, centroids, codes)
     return metrics, jets

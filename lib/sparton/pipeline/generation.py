@@ -34,23 +34,21 @@ def generate(settings: PipelineSettings, *, output: str | None = None, force: bo
     DataError
         If the settings select too few events.
     """
-    call = StageCall(
-        "generate", {"generate": settings.generate}, {}, settings.folder("jets", output), settings.workspace, force
-    )
+    call = StageCall("generate", {"generate": settings.generate}, {}, settings.folder("jets", output), settings, force)
 
     def body(staging: str) -> dict[str, Any]:
-        from sparton.data.generation import generate_table, generation_metadata
+        from sparton.data.generation import generate_table, generation_metadata, tagged
 
         started = time.perf_counter()
         spark = spark_session(settings.spark, "sparton generate")
         url = storage.spark_url(staging)
+        metadata = generation_metadata(settings.generate)
         with spark_progress(spark, "generate: simulating jets"):
-            generate_table(spark, settings.generate).write.mode("overwrite").parquet(url)
+            tagged(generate_table(spark, settings.generate), metadata).write.mode("overwrite").parquet(url)
         seconds = time.perf_counter() - started
         rows = spark.read.parquet(url).groupBy("label").count().collect()
         jets = {row["label"]: row["count"] for row in sorted(rows, key=lambda row: str(row["label"]))}
         _check_counts(jets, settings)
-        metadata = generation_metadata(settings.generate)
         storage.write_json(storage.join(staging, METADATA), metadata)
         return {"jets": jets, "seed": settings.generate.seed, "jets/s": round(sum(jets.values()) / seconds, 1)}
 

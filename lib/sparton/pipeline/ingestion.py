@@ -9,9 +9,8 @@ from typing import Any
 
 from sparton import storage
 from sparton.config import Config
-from sparton.data.ingest import IngestRecord, write_jets
-from sparton.data.sources.registry import SOURCES
-from sparton.errors import UsageError
+from sparton.data.ingest import RECORD, IngestRecord, write_jets
+from sparton.data.sources.registry import SOURCES, source_paths
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
@@ -53,26 +52,24 @@ def ingest(
     output
         Folder to publish; None takes ``<workspace>/jets``.
     append
-        Add to a table that was ingested before the files whose content it does not hold yet.
+        Add to a table that was ingested before the files whose content it does not hold yet. Where nothing is
+        published yet, a new table is made.
     force
         Run even where the output is up to date.
 
     Raises
     ------
     UsageError
-        If no file is found, or something that this stage did not make stands at the output.
+        If no file is found, something that this stage did not make stands at the output, or a table to add to has
+        other columns.
     DataError
         If more is rejected than ``ingest.max_rejected`` allows.
     """
     files = find_files([input] if isinstance(input, str) else list(input), settings.ingest.format)
-    call = StageCall(
-        "ingest",
-        {"ingest": settings.ingest, "sources": files},
-        {},
-        settings.folder("jets", output),
-        settings.workspace,
-        force,
-    )
+    target = settings.folder("jets", output)
+    extend = append and storage.exists(storage.join(target, RECORD))
+    sections = {"ingest": settings.ingest, "sources": files}
+    call = StageCall("ingest", sections, {}, target, settings, force, extend)
 
     def body(staging: str) -> dict[str, Any]:
         spark = spark_session(settings.spark, "sparton ingest")
@@ -84,26 +81,15 @@ def ingest(
 
 
 def find_files(inputs: Sequence[str], format_name: str) -> FoundFiles:
-    """Return the files that paths, folders and patterns stand for, each once, sorted.
+    """Return the files that paths, folders and patterns stand for, as they are now.
 
     Raises
     ------
     UsageError
         If one of them stands for no file.
     """
-    suffixes = SOURCES[format_name].suffixes
-    paths: set[str] = set()
-    for given in inputs:
-        found = storage.expand(given)
-        if storage.is_folder(given):
-            found = [path for path in found if path.endswith(suffixes)]
-        if not found:
-            raise UsageError(
-                f"--input {given}: no file found (of a folder, files ending in {', '.join(suffixes)} are read)"
-            )
-        paths.update(found)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        return FoundFiles(files=tuple(pool.map(_found_file, sorted(paths))))
+        return FoundFiles(files=tuple(pool.map(_found_file, source_paths(inputs, SOURCES[format_name]))))
 
 
 def summarise(record: IngestRecord) -> dict[str, Any]:

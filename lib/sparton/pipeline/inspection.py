@@ -72,9 +72,12 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         If there is no such folder, or nothing in it that Sparton knows.
     """
     if not storage.is_folder(folder):
-        raise UsageError(f"{folder}: no such folder")
+        raise UsageError(f"{folder}: {'a file, expected a folder' if storage.exists(folder) else 'no such folder'}")
     files = [path for path in storage.list_files(folder) if not storage.name(path).startswith(".")]
     record = read_record(folder)
+    inner = [name for name in storage.list_folders(folder) if read_record(storage.join(folder, name))]
+    if record is None and inner:
+        raise UsageError(f"{folder}: a workspace; name one of the folders in it: {', '.join(inner)}")
     # What lies in folders such as _quarantine is no row of the table.
     parquet = [path for path in files if path.endswith(".parquet") and not path.startswith("_")]
     if record is None and not parquet and SUMS not in files:

@@ -63,9 +63,9 @@ def prepare(
     target = settings.folder("set", output)
     extend = append and storage.exists(storage.join(target, storage.MANIFEST))
     chosen = settings.prepare if kind == "jets" else settings.table
-    call = StageCall("prepare", {section: chosen}, {kind: source}, target, settings.workspace, force, extend)
+    call = StageCall("prepare", {section: chosen}, {kind: source}, target, settings, force, extend)
     call.check()
-    new = _new_sources(settings, source, target) if extend else None
+    new = _new_sources(settings, kind, source, target) if extend else None
     if new is not None and not new:
         summary = {"new files": f"none: {target} holds all files of {source}"}
         return StageResult("prepare", target, summary, True, time.perf_counter() - started)
@@ -91,14 +91,17 @@ def _sources(spark: SparkSession, folder: str) -> list[Source]:
     return find_sources(spark, folder, known)
 
 
-def _new_sources(settings: PipelineSettings, folder: str, target: str) -> list[Source]:
-    from sparton.data.manifest import read_set
+def _new_sources(settings: PipelineSettings, kind: Kind, folder: str, target: str) -> list[Source]:
+    from sparton.data.manifest import KIND, TABLE_KIND, read_set
 
-    spark = spark_session(settings.spark, "sparton prepare")
     manifest = read_set(target)
+    expected = KIND if kind == "jets" else TABLE_KIND
+    if manifest.kind != expected:
+        raise UsageError(f"{target}: it is a {manifest.kind}, expected a {expected}; see --kind")
     if not manifest.sources:
         raise UsageError(f"{target}: it does not say which files it was made from; prepare it again without --append")
     held = {source.sha256 for source in manifest.sources}
+    spark = spark_session(settings.spark, "sparton prepare")
     return [source for source in _sources(spark, folder) if source.file.sha256 not in held]
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sparton.config import Config
 
 if TYPE_CHECKING:
+    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
 LOOPBACK = "127.0.0.1"
+
+MASTERS = re.compile(r"local(\[.+\])?|local-cluster\[.+\]|spark://.+|yarn|k8s://.+")
+"""What Spark takes for a master."""
 
 LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": LOOPBACK,
@@ -38,7 +43,7 @@ class SparkSettings(Config):
     Attributes
     ----------
     master
-        Master URL; None leaves it to spark-submit, or to ``local[*]`` where nothing has been said.
+        Master URL where this process starts Spark; None: ``local[*]``. Under spark-submit its master counts.
     conf
         Further Spark properties.
     """
@@ -46,20 +51,27 @@ class SparkSettings(Config):
     master: str | None = None
     conf: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("master")
+    @classmethod
+    def _known(cls, master: str | None) -> str | None:
+        if master is not None and not MASTERS.fullmatch(master):
+            raise ValueError("expected local, local[N], spark://HOST:PORT, yarn or k8s://URL")
+        return master
+
 
 def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
     """Return the active session, or make one from ``settings``.
 
-    Properties given to spark-submit win over the defaults here; ``settings.conf`` wins over both.
+    Under spark-submit its master counts, and properties given there win over the defaults here; ``settings.conf`` wins
+    over both.
     """
-    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    submitted = SparkConf()
-    master = settings.master or submitted.get("spark.master", None) or "local[*]"
+    submitted = _submitted()
+    master = submitted.get("spark.master", None) or settings.master or "local[*]"
     builder = SparkSession.builder.appName(app_name).master(master)
     defaults = dict(DEFAULTS)
     if master.startswith("local"):
@@ -74,6 +86,15 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("WARN")
     return session
+
+
+def _submitted() -> SparkConf:
+    """Return what spark-submit was told, which the JVM that it started knows; nothing without spark-submit."""
+    from pyspark import SparkConf, SparkContext
+
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        SparkContext._ensure_initialized()
+    return SparkConf()
 
 
 def _quiet_log() -> dict[str, str]:

@@ -14,6 +14,7 @@ from sparton.ml.ucluster import AssignSettings
 from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
 from sparton.pipeline.session import SparkSettings
+from sparton.pipeline.watch_settings import WatchSettings
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 
 
@@ -28,6 +29,8 @@ class PipelineSettings(Config):
     generate, ingest, prepare, table, rules, model, train, assign, evaluate
         What the stages compute (``table``: what ``prepare --kind table`` does; ``rules``: what ``validate`` checks);
         these decide whether an output is up to date.
+    watch
+        When ``ingest --watch`` looks for new files; changes nothing in the table.
     launch, spark
         Where it runs and with how many workers. The number of workers decides the global batch, so it counts too;
         the rest changes nothing in the results.
@@ -36,6 +39,7 @@ class PipelineSettings(Config):
     workspace: str = Field(default="runs/default", min_length=1)
     generate: GenerationSettings = GenerationSettings()
     ingest: IngestSettings = IngestSettings()
+    watch: WatchSettings = WatchSettings()
     prepare: PrepareSettings = PrepareSettings()
     table: TableSettings = TableSettings()
     rules: RulesSettings = RulesSettings()

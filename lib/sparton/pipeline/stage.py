@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparton import __version__, storage
 from sparton.config import Config, fingerprint
@@ -21,6 +21,9 @@ from sparton.data.executors import executor_errors
 from sparton.data.manifest import read_set
 from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from sparton.pipeline.settings import PipelineSettings
 
 RECORD = "_stage.json"
 CHECKSUM_THREADS = 8
@@ -100,8 +103,8 @@ class StageCall:
         Input folders by role.
     output
         Folder to publish.
-    workspace
-        Where run folders and checkpoints go.
+    configuration
+        The whole configuration, for the run folder; its workspace is where that goes.
     force
         Run even where the output is up to date.
     extend
@@ -112,7 +115,7 @@ class StageCall:
     settings: Mapping[str, Config]
     inputs: Mapping[str, str]
     output: str
-    workspace: str
+    configuration: PipelineSettings
     force: bool = False
     extend: bool = False
     _fingerprints: dict[str, str] = field(default_factory=dict, compare=False)
@@ -147,6 +150,8 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
     ------
     UsageError
         If an input is missing, or something that this stage did not make stands at the output.
+    DataError
+        If a file of an input is missing or has another size than its stage recorded.
     """
     started = time.perf_counter()
     _check_inputs(call)
@@ -163,8 +168,8 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
             storage.join(staging, RECORD), _record(call, previous, staging, summary).model_dump(mode="json")
         )
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
+        logger.info("%s: done in %.1f s", call.stage, time.perf_counter() - started)
     seconds = time.perf_counter() - started
-    logger.info("%s: done in %.1f s", call.stage, seconds)
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
 
 
@@ -208,9 +213,13 @@ def _check_inputs(call: StageCall) -> None:
     for role, path in call.inputs.items():
         if not storage.is_folder(path):
             raise UsageError(
-                f"{call.stage}: no folder at {path} for the {role}; run the stage that makes it first, "
-                "or name another one on the command line (see --help)"
+                f"no folder at {path} for the {role}; run the stage that makes it first, "
+                "or name another one (--input; see --help)"
             )
+        record = read_record(path)
+        if record is not None and (problems := bad_files(path, record.files, checksums=False)):
+            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0]}{more}; restore the file, or run sparton {record.stage} --force")
 
 
 def _previous(call: StageCall) -> StageRecord | None:
@@ -286,15 +295,16 @@ def _known_sums(staging: str) -> dict[str, str]:
 def _run_folder(call: StageCall) -> Iterator[str]:
     """Make the run folder and copy the log of the run into it, whatever the outcome."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
-    folder = storage.join(call.workspace, "runs", f"{stamp}-{call.stage}")
+    folder = storage.join(call.configuration.workspace, "runs", f"{stamp}-{call.stage}")
     storage.make_dirs(folder)
-    sections = "".join(_section_yaml(key, section) for key, section in call.settings.items())
-    storage.write_text(storage.join(folder, "config.yaml"), f"workspace: {call.workspace}\n{sections}")
+    storage.write_text(storage.join(folder, "config.yaml"), call.configuration.to_yaml())
     package = logging.getLogger("sparton")
     with storage.open_file(storage.join(folder, "log.txt"), "w") as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         package.addHandler(handler)
+        level = package.level
+        package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # from Python nobody may have set it
         try:
             yield folder
         except BaseException as error:
@@ -302,6 +312,7 @@ def _run_folder(call: StageCall) -> Iterator[str]:
             raise
         finally:
             package.removeHandler(handler)
+            package.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -318,8 +329,3 @@ def _kept_quarantine(call: StageCall, staging: str, run_folder: str) -> Iterator
         target = storage.join(run_folder, QUARANTINE)
         storage.copy_folder(found, target)
         raise DataError(f"{error}. What was rejected is listed in {target}") from error
-
-
-def _section_yaml(key: str, section: Config) -> str:
-    body = section.to_yaml()
-    return f"{key}:\n" + "".join(f"  {line}\n" for line in body.splitlines())

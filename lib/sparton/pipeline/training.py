@@ -45,20 +45,24 @@ def train(
     ------
     UsageError
         If the input is missing, or something that this stage did not make stands at the output.
+    DataError
+        If the input is not a training set, or a shard is not what its manifest says.
     TrainingError
         If slots are missing, a worker fails, ranks disagree or a loss is not finite.
     """
     data = settings.folder("set", input)
     sections = {"model": settings.model, "train": settings.train, "workers": Workers(count=settings.launch.workers)}
-    call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings.workspace, force)
+    call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings, force)
     checkpoints = (
         settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if storage.exists(data) else ""
     )
 
     def body(staging: str) -> dict[str, Any]:
+        from sparton.data.manifest import read_manifest
         from sparton.distributed.launch import launch
         from sparton.ucluster.train import train as train_ucluster
 
+        read_manifest(data)  # what is no training set is refused before workers start
         if force:
             storage.remove(checkpoints)
         spark = spark_session(settings.spark, "sparton train") if settings.launch.workers > 1 else None

@@ -77,7 +77,7 @@ def validate(
     _check(settings.rules, reference, write_reference)
     inputs = {"table": table} | ({"reference": storage.absolute(reference)} if reference else {})
     target = settings.folder("validation", output)
-    call = StageCall("validate", {"rules": settings.rules}, inputs, target, settings.workspace, force)
+    call = StageCall("validate", {"rules": settings.rules}, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         frame = _read(settings, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparton import storage
 from sparton.pipeline.assignment import assign
 from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.generation import generate
@@ -27,7 +28,8 @@ def closing_rows(results: list[StageResult]) -> dict[str, Any]:
         "jets per class": generated["jets"],
         "workers": trained["workers"],
         "steps": trained["steps"],
-        "training jets/s": trained["jets/s"],
+        "jets/s in training steps": trained["jets/s"],
         **evaluated,
+        "report": storage.join(by_stage["evaluate"].output, evaluated["report"]),
         "stages": took,
     }

@@ -1,4 +1,4 @@
-"""What the jet mass alone achieves: K-means, a Gaussian mixture, and the best cuts that labels can buy.
+"""What the jet mass alone achieves: K-means, a mixture, clusters of equal size, and the best cuts labels can buy.
 
 W, Z and top jets differ above all in mass, so a clustering of constituents is worth something only beside these.
 Every baseline is a partition of the mass axis into intervals. All are fitted to the masses they are judged on, which
@@ -53,11 +53,12 @@ class MassPartition:
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """A baseline's cuts (GeV) and, with labels, its metrics on the evaluated jets."""
+    """A baseline's cuts (GeV) and, with labels, its metrics over ``rows`` jets, a random sample of a large split."""
 
     name: str
     reads_labels: bool
     cuts: tuple[float, ...]
+    rows: int
     accuracy: float | None = None
     adjusted_rand_index: float | None = None
     normalized_mutual_information: float | None = None
@@ -89,6 +90,13 @@ def mass_mixture(mass: npt.ArrayLike, n_clusters: int, seed: int) -> MassPartiti
     change = np.flatnonzero(winner[1:] != winner[:-1])
     clusters = winner[np.concatenate([[0], change + 1])]
     return MassPartition("Gaussian mixture on mass", tuple(cuts[change].tolist()), tuple(clusters.tolist()))
+
+
+def mass_quantiles(mass: npt.ArrayLike, n_clusters: int) -> MassPartition:
+    """Partition masses (GeV) [n] into K intervals of equal size: what a method gains that is told the sizes."""
+    values = _finite(mass)
+    cuts = np.unique(np.quantile(values, np.arange(1, n_clusters) / n_clusters))
+    return MassPartition("Equal sizes on mass", tuple(cuts.tolist()), tuple(range(len(cuts) + 1)))
 
 
 def best_cuts(mass: npt.ArrayLike, label: npt.ArrayLike, n_clusters: int, n_classes: int) -> MassPartition:
@@ -136,16 +144,21 @@ def mass_baselines(
     """Fit the baselines to masses (GeV) [n] and, given class indexes [n] (negative: none), judge them.
 
     Without labels the oracle is left out and the metrics are None. The oracle's cuts are exact up to 2^26 / 2^C
-    masses for C classes; of more, a seeded sample is searched. Metrics always cover every labelled mass.
+    masses for C classes; of more, a seeded sample is searched. Metrics cover every labelled mass that is given.
 
     Raises
     ------
     DataError
         If a mass is not finite or there are fewer distinct masses than clusters.
     """
-    partitions = [mass_kmeans(mass, n_clusters, seed), mass_mixture(mass, n_clusters, seed)]
+    partitions = [
+        mass_kmeans(mass, n_clusters, seed),
+        mass_mixture(mass, n_clusters, seed),
+        mass_quantiles(mass, n_clusters),
+    ]
     if label is None:
-        return tuple(BaselineResult(item.name, item.reads_labels, item.cuts) for item in partitions)
+        count = len(np.asarray(mass))
+        return tuple(BaselineResult(item.name, item.reads_labels, item.cuts, count) for item in partitions)
     rows = sample(len(np.asarray(mass)), MAX_CELLS >> n_classes, seed)
     partitions.append(best_cuts(np.asarray(mass)[rows], np.asarray(label)[rows], n_clusters, n_classes))
     return tuple(_judge(partition, mass, label, n_clusters, n_classes) for partition in partitions)
@@ -159,6 +172,7 @@ def _judge(
         name=partition.name,
         reads_labels=partition.reads_labels,
         cuts=partition.cuts,
+        rows=int(table.sum()),
         accuracy=hungarian_accuracy(table)[0],
         adjusted_rand_index=adjusted_rand_index(table),
         normalized_mutual_information=normalized_mutual_information(table),

@@ -17,7 +17,8 @@ from sparton.report.profiles import ClusterProfile, LabelFreeMetrics
 class EvaluationMetrics:
     """Every number of an evaluation, as plain Python values.
 
-    ``rows`` counts the jets of the split; ``labels`` is None if they carry no labels.
+    ``rows`` counts the jets of the split; ``labels`` is None if they carry no labels; ``even_sizes`` tells whether the
+    method was told that the clusters are of about equal size.
     """
 
     split: str
@@ -28,6 +29,7 @@ class EvaluationMetrics:
     baselines: tuple[BaselineResult, ...] = ()
     labels: LabelMetrics | None = None
     method: str = "UCluster"
+    even_sizes: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return nested dicts and lists of JSON types; numbers that are not finite become None."""

@@ -86,24 +86,28 @@ def monitor_columns(curve: TrainingCurve) -> list[str]:
     return sorted(others, key=lambda name: name not in _LABELS)[:_MAX_STRIPS]
 
 
+_SPLIT_NAMES = {"val": "validation", "train": "training"}
+
+
 @styled
 def draw_losses(curve: TrainingCurve) -> Figure:
-    """Draw every loss against the epoch on a logarithmic axis: validation solid, training dashed."""
-    figure, (axes,) = new_figure()
-    bases: list[str] = []
+    """Draw each kind of loss against the epoch in a panel of its own: validation solid, training dashed."""
+    kinds: dict[str, list[str]] = {}
     for name in loss_columns(curve):
-        split, base = _split_name(name)
-        bases += [base] if base not in bases else []
-        label = _LABELS.get(base, base) + (f", {'validation' if split == 'val' else split}" if split else "")
-        colour = _LOSS_COLOURS[bases.index(base) % len(_LOSS_COLOURS)]
-        _line(axes, curve, name, color=colour, linestyle=_SPLITS[split], label=label)
-    if any((curve.columns[name] > 0).any() for name in loss_columns(curve)):
-        axes.set_yscale("log")
-    if axes.lines:
+        kinds.setdefault(_split_name(name)[1], []).append(name)
+    figure, panels = new_figure(rows=max(len(kinds), 1))
+    for row, (axes, (kind, names)) in enumerate(zip(panels, kinds.items(), strict=False)):
+        for name in names:
+            split = _split_name(name)[0]
+            colour = _LOSS_COLOURS[row % len(_LOSS_COLOURS)]
+            _line(axes, curve, name, color=colour, linestyle=_SPLITS[split], label=_SPLIT_NAMES.get(split, kind))
         axes.legend()
-    _phases(axes, curve, named=True)
-    axes.set_ylabel("loss")
-    _epochs(axes)
+        _phases(axes, curve, named=row == 0)
+        axes.set_ylabel(_LABELS.get(kind, kind))
+        axes.margins(y=0.12)
+        _epochs(axes)
+        if row < len(kinds) - 1:
+            axes.set_xlabel("")
     return figure
 
 

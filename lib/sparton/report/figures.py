@@ -36,7 +36,6 @@ from sparton.report.style import (
 FloatArray = npt.NDArray[np.float64]
 
 _ACCENT = "#3f90da"
-_LIGHT_TEXT = "#fdfdfd"
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _draw_cell(axes: Axes, column: int, row: int, share: float) -> None:
 
 def _write_cell(axes: Axes, column: int, row: int, share: float, count: int | None) -> None:
     """Write a cell's share and count; None leaves the count out."""
-    style: dict[str, Any] = {"ha": "center", "va": "center", "color": _LIGHT_TEXT if share > 0.5 else INK}
+    style: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
     centre = (column + 0.5, row + 0.5)
     if count is None:
         note(axes, percent(share), centre, (0, 0), fontsize=9, **style)

@@ -76,8 +76,8 @@ def embedding_by_cluster(
     figure, (axes,) = new_figure()
     _draw_groups(axes, values, _bin_edges(values), cluster, groups, label)
     for centre, group in zip(np.asarray(centroids, dtype=np.float64), groups.clusters, strict=True):
-        place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
-        axes.plot(centre, 0, marker="X", markersize=12, color=group.colour, markeredgecolor=INK, **place)
+        place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "zorder": 5}
+        axes.plot(centre, 0.035, marker="X", markersize=12, color=group.colour, markeredgecolor=INK, **place)
     axes.set_xlabel("embedding")
     axes.set_ylabel("jets")
     return figure
@@ -132,7 +132,8 @@ def _draw_cuts(strip: Axes, axes: Axes, baselines: Sequence[BaselineResult]) -> 
         strip.vlines(baseline.cuts, row - 0.36, row + 0.36, color=colour, linewidth=2)
         align = {"ha": "right" if side else "left", "va": "center"}
         anchor = ("axes fraction", "data")
-        note(strip, shown_name(baseline), (side, row), (3 - 6 * side, 0), anchor, color=colour, fontsize=9.5, **align)
+        name = shown_name(baseline).removesuffix(" on mass")  # the strip's title says so
+        note(strip, name, (side, row), (3 - 6 * side, 0), anchor, color=colour, fontsize=9.5, **align)
         for cut in baseline.cuts if baseline.reads_labels else ():
             axes.axvline(cut, ymax=0.985, color=INK, linewidth=1, linestyle=(0, (4, 2)))
     strip.set(ylim=(len(baselines) - 0.5, -0.5), yticks=[])

@@ -63,7 +63,12 @@ def _headline(metrics: EvaluationMetrics) -> str:
         gain = 100 * (labels.accuracy - (best.accuracy or 0.0))
         relation = f"{abs(gain):.1f} points {'more' if gain >= 0 else 'less'} than"
         rival = f"({escape(best.name)}, {_percent(best.accuracy)})"
-        text += f" That is {relation} the best clustering of the jet mass alone {rival}."
+        text += f" That is {relation} the best of the label-free partitions of the jet mass below {rival}."
+    oracle = next((item for item in metrics.baselines if item.reads_labels and item.accuracy is not None), None)
+    if oracle is not None:
+        text += f" The best mass cuts that labels can buy reach {_percent(oracle.accuracy)}."
+    if metrics.even_sizes:
+        text += " It was trained to make clusters of about equal size (<code>train.balance</code>)."
     return text
 
 
@@ -108,7 +113,9 @@ def _comparison(metrics: EvaluationMetrics) -> str:
         flag = "<br><span class='flag'>reads labels</span>" if item.reads_labels else ""
         rows.append([escape(item.name) + flag, *scores, _cuts(item.cuts)])
     header = ["method", "accuracy", "ARI", "NMI", "cuts [GeV]"]
-    return _section("Beside the mass alone", _table(header, rows))
+    judged = max((item.rows for item in metrics.baselines), default=labels.rows)
+    sampled = f"<p>The baselines: on a random sample of {_count(judged)} jets.</p>" if judged < labels.rows else ""
+    return _section("Beside the mass alone", _table(header, rows) + sampled)
 
 
 def _profiles(metrics: EvaluationMetrics) -> str:

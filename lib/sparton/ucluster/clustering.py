@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
-from scipy.special import logsumexp
+from scipy.optimize import minimize
+from scipy.spatial.distance import cdist, pdist
+from scipy.special import logsumexp, softmax
 from sklearn.cluster import KMeans
 
 from sparton.errors import TrainingError
@@ -14,7 +15,12 @@ Array = NDArray[np.float64]
 
 KMEANS_STARTS = 10
 REFINEMENTS = 20
-SCALINGS = 300
+SHIFT = 1e-4
+"""Movement of a centroid, in units of the width of soft assignments, at which the search ends."""
+
+EVENNESS = 1e-9
+"""Deviation of a cluster's share from 1 / K that is let stand."""
+
 DOUBLINGS = 8
 
 
@@ -59,7 +65,7 @@ def _separate(points: Array, centroids: Array, alpha: float) -> Array:
     """
     for _ in range(DOUBLINGS):
         found = balance_centroids(points, centroids, alpha)
-        if pdist(found).min() > 1 / np.sqrt(2 * alpha):
+        if pdist(found).min(initial=np.inf) > 1 / np.sqrt(2 * alpha):
             return found
         alpha *= 2
     return centroids
@@ -71,24 +77,48 @@ def balance_centroids(points: Array, centroids: Array, alpha: float) -> Array:
     Alternates the assignments of :func:`balanced_assignments` with the means that they weight: k-means with
     entropy-regularised transport to clusters of equal size (Cuturi, NIPS 2013; Asano et al., arXiv:1911.05371).
     """
+    offsets = np.zeros(len(centroids))
     for _ in range(REFINEMENTS):
-        weights = balanced_assignments(points, centroids, alpha)
-        centroids = weights.T @ points / weights.sum(axis=0)[:, None]
+        weights, offsets = _even_out(points, centroids, alpha, offsets)
+        found = weights.T @ points / weights.sum(axis=0)[:, None]
+        shift = np.abs(found - centroids).max()
+        centroids = found
+        if shift < SHIFT / np.sqrt(alpha):
+            break
     return centroids
 
 
 def balanced_assignments(points: Array, centroids: Array, alpha: float) -> Array:
-    """Return assignments [n, K] whose rows sum to 1 and whose columns sum to n / K, by Sinkhorn scaling.
+    """Return assignments [n, K] whose rows sum to 1 and whose columns sum to n / K.
 
-    They are ``softmax_k(-alpha d_jk + b_k)`` of squared distances d, with offsets b that even the columns out.
+    They are ``softmax_k(-alpha d_jk + b_k)`` of squared distances d, with the offsets b that even the columns out.
     """
-    squares = ((points[:, None, :] - centroids[None]) ** 2).sum(axis=-1)
-    logits = -alpha * squares
+    return _even_out(points, centroids, alpha, np.zeros(len(centroids)))[0]
+
+
+def _even_out(points: Array, centroids: Array, alpha: float, start: Array) -> tuple[Array, Array]:
+    """Return the balanced assignments [n, K] and their offsets [K], searched from ``start``.
+
+    The offsets minimise ``mean_j logsumexp_k(logits_jk + b_k) - mean_k b_k``, which is convex, and flat only along
+    equal shifts of all b; a Newton method needs a few passes where Sinkhorn's scaling needs hundreds.
+    """
+    logits = -alpha * cdist(points, centroids, "sqeuclidean")
     n, k = logits.shape
-    offsets = np.zeros(k)
-    for _ in range(SCALINGS):
-        rows = logits + offsets
-        occupation = logsumexp(rows - logsumexp(rows, axis=1, keepdims=True), axis=0)
-        offsets += np.log(n / k) - occupation
-    rows = logits + offsets
-    return np.exp(rows - logsumexp(rows, axis=1, keepdims=True))
+
+    def pull(free: Array) -> tuple[float, Array]:
+        rows = logits + np.append(0.0, free)
+        height = logsumexp(rows, axis=1)
+        shares = np.exp(rows - height[:, None]).mean(axis=0)
+        return float(height.mean() - free.sum() / k), shares[1:] - 1 / k
+
+    def curvature(free: Array) -> Array:
+        weights = softmax(logits + np.append(0.0, free), axis=1)[:, 1:]
+        return np.asarray(np.diag(weights.mean(axis=0)) - weights.T @ weights / n)
+
+    if k == 1:
+        return np.ones((n, 1)), start
+    found = minimize(
+        pull, start[1:] - start[0], jac=True, hess=curvature, method="trust-exact", options={"gtol": EVENNESS}
+    )
+    offsets = np.append(0.0, found.x)
+    return softmax(logits + offsets, axis=1), offsets

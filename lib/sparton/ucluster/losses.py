@@ -26,7 +26,9 @@ def focal(logits: Tensor, target: Tensor, gamma: float, scale: float) -> Tensor:
     """
     log_probabilities = ops.log_softmax(logits, axis=-1)
     log_p = ops.take_along_axis(log_probabilities, ops.cast(target, "int32")[:, None], axis=-1)[:, 0]
-    return -scale * ops.power(1 - ops.exp(log_p), gamma) * log_p
+    # The slope of x^gamma at 0 is infinite for gamma < 1, and what multiplies it is 0 there: the bound keeps it finite.
+    rest = ops.maximum(-ops.expm1(log_p), keras.config.epsilon())
+    return -scale * ops.power(rest, gamma) * log_p
 
 
 def squared_distances(embedding: Tensor, centroids: Tensor) -> Tensor:

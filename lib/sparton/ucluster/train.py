@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from sparton.config import fingerprint
 from sparton.data.batches import batches, data_errors
-from sparton.data.manifest import read_manifest
+from sparton.data.manifest import bad_shards, read_manifest
 from sparton.data.plan import EpochPlan, plan_epoch
 from sparton.data.settings import TRAIN
 from sparton.distributed import agreement, checkpoint
 from sparton.distributed.world import Connection
-from sparton.errors import TrainingError
+from sparton.errors import DataError, TrainingError
 from sparton.optim.schedules import averaging_momentum, ramp, scaled_rate, warmup_cosine
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import first_centroids
@@ -110,14 +110,31 @@ class Trainer:
 
     def run(self, bundle_folder: str) -> TrainingSummary:
         """Train from the last checkpoint, or from the start, to the last epoch, and write the bundle."""
+        self._verify_shards()
         first = self._resume()
         self._agree()
         for epoch in range(first, self.settings.epochs):
             self._epoch(epoch)
+        if not self.settings.joint_epochs:
+            self._place_centroids()
         if self.connection.world.is_root:
             self._write_bundle(bundle_folder)
         self.connection.collectives.barrier()
         return self._summary()
+
+    def _verify_shards(self) -> None:
+        """Compare the checksums of the rank's share of the shards: a damaged one would train without a word.
+
+        Raises
+        ------
+        DataError
+            Naming a shard that is missing or is not what the manifest says.
+        """
+        world = self.connection.world
+        shards = [shard for split in sorted(self.manifest.splits) for shard in self.manifest.shards(split)]
+        bad = bad_shards(self.set_folder, shards[world.rank :: world.size], checksums=True)
+        if bad:
+            raise DataError(f"{bad[0].detail}; restore the file or prepare the set again")
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return who reads what in an epoch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -79,7 +79,9 @@ class JetBlock:
     extras
         Further jet-level numbers by column, float32[n] each.
     wrapped
-        Jets with angles outside [-pi, pi), which the reader moved there.
+        Rows with angles outside [-pi, pi), which the reader moved there.
+    source
+        Where the jets come from in the words of the file, string array [n]; None where it does not say.
     """
 
     row: NDArray[np.int64]
@@ -91,6 +93,7 @@ class JetBlock:
     event_id: NDArray[np.int64] | None = None
     extras: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     wrapped: int = 0
+    source: pa.Array | None = None
 
     def __len__(self) -> int:
         return self.row.size
@@ -134,6 +137,12 @@ class Source(ABC):
     def read(self, handle: Any, start: int, stop: int) -> JetBlock:
         """Return the jets of the rows from ``start`` up to ``stop``."""
 
+    def blocks(self, handle: Any, start: int, stop: int) -> Iterator[JetBlock]:
+        """Yield the jets of the rows from ``start`` up to ``stop`` with about :data:`BLOCK_BYTES` at a time."""
+        size = self.extent(handle).block_rows
+        for first in range(start, stop, size):
+            yield self.read(handle, first, min(first + size, stop))
+
 
 def measure(source: Source, path: str) -> Extent:
     """Return the size of a file.
@@ -158,10 +167,12 @@ def read_blocks(source: Source, path: str, start: int, stop: int) -> Iterator[Je
     with contextlib.ExitStack() as stack:
         with bad_file(source.errors):
             handle = stack.enter_context(source.open(path))
-            size = source.extent(handle).block_rows
-        for first in range(start, stop, size):
+            blocks = iter(source.blocks(handle, start, stop))
+        while True:
             with bad_file(source.errors):
-                block = source.read(handle, first, min(first + size, stop))
+                block = next(blocks, None)
+            if block is None:
+                return
             yield block
 
 
@@ -190,8 +201,8 @@ def bad_file(errors: tuple[type[Exception], ...]) -> Iterator[None]:
 
 def four_momenta(
     pt: ArrayLike, eta: ArrayLike, phi: ArrayLike, mass: ArrayLike | None = None, energy: ArrayLike | None = None
-) -> tuple[NDArray[np.float32], ...]:
-    """Return (px, py, pz, energy) in GeV, float32[m] each; without mass and energy the particles are massless."""
+) -> list[NDArray[np.float32]]:
+    """Return px, py, pz and energy in GeV, float32[m] each; without mass and energy the particles are massless."""
     transverse, azimuth = np.asarray(pt, np.float64), np.asarray(phi, np.float64)
     with np.errstate(all="ignore"):  # what is not finite is found and rejected later
         longitudinal = transverse * np.sinh(np.asarray(eta, np.float64))
@@ -199,13 +210,13 @@ def four_momenta(
             momentum = np.hypot(transverse, longitudinal)
             energy = momentum if mass is None else np.hypot(momentum, np.asarray(mass, np.float64))
         components = (transverse * np.cos(azimuth), transverse * np.sin(azimuth), longitudinal, np.asarray(energy))
-        return tuple(component.astype(np.float32) for component in components)
+        return [component.astype(np.float32) for component in components]
 
 
 def build_jets(
     momenta: Sequence[NDArray[Any]],
     offsets: NDArray[np.int64],
-    given: dict[str, NDArray[Any] | None] | None = None,
+    given: Mapping[str, NDArray[Any]] | None = None,
     pdg_id: NDArray[np.int32] | None = None,
 ) -> Jets:
     """Return jets out of their constituents; jet-level values that are not given are those of the sum.
@@ -217,11 +228,11 @@ def build_jets(
     offsets
         Limits of the jets in them, int64[n + 1].
     given
-        Any of ``jet_pt``, ``jet_eta``, ``jet_phi`` and ``jet_mass`` [n]; None stands for the sum's.
+        Any of ``jet_pt``, ``jet_eta``, ``jet_phi`` and ``jet_mass`` [n]; those missing are the sum's.
     pdg_id
         Codes of the constituents; None: unknown (0).
     """
-    values = {name: value for name, value in (given or {}).items() if value is not None}
+    values = dict(given or {})
     with np.errstate(all="ignore"):
         for name in ("jet_pt", "jet_eta", "jet_phi", "jet_mass"):
             if name not in values:
@@ -234,6 +245,43 @@ def build_jets(
             **{name: value.astype(np.float32, copy=False) for name, value in values.items()},
             **dict(zip(("px", "py", "pz", "energy"), narrow, strict=True)),
         )
+
+
+def align(
+    lists: Sequence[tuple[NDArray[Any], NDArray[np.int64]]],
+) -> tuple[list[NDArray[Any]], NDArray[np.int64], NDArray[np.bool_]]:
+    """Bring lists of several columns to common limits; a row whose lists differ in length loses them.
+
+    Parameters
+    ----------
+    lists
+        For each column its flat values and the length of each row's list, int64[n].
+
+    Returns
+    -------
+    tuple
+        The flat values of each column, the common limits int64[n + 1], and which rows differ bool[n].
+    """
+    first = lists[0][1]
+    uneven = np.logical_or.reduce([counts != first for _, counts in lists])
+    if not uneven.any():
+        return [values for values, _ in lists], kinematics.offsets_from_counts(first), uneven
+    kept = [values[np.repeat(~uneven, counts)] for values, counts in lists]
+    return kept, kinematics.offsets_from_counts(np.where(uneven, 0, first)), uneven
+
+
+def numbers(values: ArrayLike) -> NDArray[np.float32]:
+    """Return values as float32; what is too large for it becomes infinite and is found later."""
+    with np.errstate(all="ignore"):
+        return np.asarray(values).astype(np.float32, copy=False)
+
+
+def mass_of(energy: ArrayLike, pt: ArrayLike, eta: ArrayLike) -> NDArray[np.float32]:
+    """Return masses (GeV) out of energy, pT and pseudorapidity."""
+    with np.errstate(all="ignore"):
+        transverse = np.asarray(pt, np.float64)
+        longitudinal = transverse * np.sinh(np.asarray(eta, np.float64))
+        return kinematics.invariant_mass(transverse, 0.0, longitudinal, energy).astype(np.float32)
 
 
 def labels_from_codes(codes: NDArray[np.int64], names: Sequence[str]) -> pa.Array:

@@ -86,7 +86,7 @@ def sort_out(block: JetBlock, origin: Origin, labels: tuple[str, ...] | None) ->
     extras = {name: values[chosen] for name, values in block.extras.items()}
     bad = np.flatnonzero(~good)
     return Sorted(
-        _batch(rows, extras, origin.source),
+        _batch(rows, extras, _source(block, origin, chosen)),
         block.row[chosen],
         rejected_rows(origin.file, block.row[bad], reason[bad], None, jet_id[bad], origin.sha256),
         Counter(reason[bad].tolist()),
@@ -113,7 +113,13 @@ def _wrap(jets: Jets) -> tuple[Jets, NDArray[np.bool_]]:
     return replace(jets, jet_phi=np.where(outside, kinematics.phi_to_float32(np.where(outside, phi, 0)), phi)), outside
 
 
-def _batch(rows: JetRows, extras: dict[str, NDArray[np.float32]], source: str) -> pa.RecordBatch:
+def _source(block: JetBlock, origin: Origin, chosen: NDArray[np.int64]) -> pa.Array:
+    if block.source is None:
+        return pa.repeat(origin.source, chosen.size)
+    return block.source.take(pa.array(chosen)).fill_null(origin.source)
+
+
+def _batch(rows: JetRows, extras: dict[str, NDArray[np.float32]], source: pa.Array) -> pa.RecordBatch:
     jets = rows.jets
     offsets = pa.array(jets.offsets.astype(np.int32))
     columns = {
@@ -121,7 +127,7 @@ def _batch(rows: JetRows, extras: dict[str, NDArray[np.float32]], source: str) -
         "event_id": pa.array(jets.event_index),
         "n_constituents": pa.array(jets.n_constituents),
         "label": rows.label,
-        "source": pa.repeat(source, len(rows)),
+        "source": source,
     }
     columns |= {name: pa.array(getattr(jets, name)) for name in ("jet_pt", "jet_eta", "jet_phi", "jet_mass")}
     for name in ("px", "py", "pz", "energy", "pdg_id"):

@@ -1,0 +1,73 @@
+"""The threads and the GPU of a training process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+
+logger = logging.getLogger(__name__)
+
+
+def limit_worker_threads(threads: int | None) -> None:
+    """Set TensorFlow's threads before it is imported; more threads than cores slow all workers down.
+
+    Parameters
+    ----------
+    threads
+        Their number; None shares the host's cores among its workers.
+    """
+    sharers = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    count = threads if threads is not None else max(1, len(os.sched_getaffinity(0)) // sharers)
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(count)
+
+
+def limit_own_threads(threads: int) -> None:
+    """Set the threads of TensorFlow in this process, which has other work too: its environment stays as it is."""
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError:
+        found = tf.config.threading.get_intra_op_parallelism_threads() or "its default number of"
+        logger.warning("TensorFlow runs already, with %s threads: threads_per_worker=%d has no effect", found, threads)
+
+
+def choose_gpu(local_rank: int, visible: int, assigned: Sequence[str] = ()) -> int | None:
+    """Return the index of the GPU that a process uses, out of those that it sees.
+
+    Parameters
+    ----------
+    local_rank
+        Number of the process among those on its host.
+    visible
+        GPUs that the process sees.
+    assigned
+        Addresses that Spark has assigned to the process's task. One that lies outside of the visible GPUs counts the
+        host's, of which the process sees a part, so it is passed over.
+
+    Returns
+    -------
+    int or None
+        None if there is no GPU. With fewer GPUs than processes, processes share them in turn.
+    """
+    if visible < 1:
+        return None
+    usable = [int(address) for address in assigned if address.isdecimal() and int(address) < visible]
+    return usable[0] if usable else local_rank % visible
+
+
+def pin_gpu(local_rank: int, assigned: Sequence[str] = ()) -> None:
+    """Hide all GPUs but one from TensorFlow, and let its memory grow, since another process may share it."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    index = choose_gpu(local_rank, len(gpus), assigned)
+    if index is None:
+        return
+    tf.config.set_visible_devices(gpus[index], "GPU")
+    tf.config.experimental.set_memory_growth(gpus[index], True)
+    logger.debug("local rank %d uses GPU %d of %d", local_rank, index, len(gpus))

@@ -1,0 +1,363 @@
+"""Ingest on Spark: good rows arrive once, the rest is quarantined with its reason, nothing half done is published."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sparton import storage
+from sparton.config import load_config
+from sparton.data.events import events_view
+from sparton.data.ingest import read_ingest_record
+from sparton.errors import DataError, UsageError
+from sparton.physics.jets import Jets
+from sparton.pipeline import PipelineSettings, info, ingest
+from sparton.pipeline.stage import StageResult
+from tests import layouts
+from tests.synthetic import jets_table, random_jets
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL_TASKS = ("ingest.task_bytes=200000",)
+
+
+def run(folder: Path, inputs: Any, *overrides: str, **arguments: Any) -> StageResult:
+    settings = load_config(PipelineSettings, None, [f"workspace={folder}", *SMALL_TASKS, *overrides])
+    return ingest(settings, input=[str(path) for path in inputs], **arguments)
+
+
+def table(folder: Path) -> pa.Table:
+    files = sorted((folder / "jets").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(path) for path in files]).sort_by("jet_id")
+
+
+def quarantine(folder: Path) -> list[dict[str, Any]]:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]).to_pylist()
+
+
+def leading(batch: pa.Table) -> np.ndarray:
+    """Return the hardest px of each jet: what tells the synthetic jets apart."""
+    return np.array([values[0] for values in batch.column("px").to_pylist()], np.float32)
+
+
+def break_rows(path: Path) -> dict[int, str]:
+    """Damage some rows of an HLS4ML file and return the reasons by row; row 9 can be mended."""
+    with h5py.File(path, "a") as file:
+        particles = file["jetConstituentList"]
+        block = particles[:]
+        block[3, 1, 0] = np.nan
+        block[4, 0, 2] = np.inf
+        block[5, 2, 3] = -1.0
+        block[6] = 0
+        block[7, 0, 5] = np.nan  # a column that is not used
+        block[9, :3] = block[9, [2, 0, 1]]
+        particles[:] = block
+        file["jets"][8, 3] = np.nan
+    return {3: "not_finite", 4: "not_finite", 5: "negative_energy", 6: "no_constituents", 8: "not_finite"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Jets]]:
+    """A folder of good and broken files."""
+    folder = tmp_path_factory.mktemp("source")
+    jets = {name: random_jets(count, seed=seed) for name, count, seed in (("a", 300, 1), ("b", 200, 2), ("c", 150, 3))}
+    for name, made in jets.items():
+        layouts.write_hls4ml(folder / f"{name}.h5", *made)
+    break_rows(folder / "b.h5")
+    shutil.copy(folder / "a.h5", folder / "copy.h5")
+    content = (folder / "a.h5").read_bytes()
+    (folder / "cut.h5").write_bytes(content[: len(content) // 2])
+    (folder / "empty.h5").touch()
+    (folder / "notes.h5").write_text("no jets in here")
+    for name, key in (("nokey", "jetConstituentList"), ("shape", "jets"), ("dtype", "jets")):
+        layouts.write_hls4ml(folder / f"{name}.h5", *random_jets(20, seed=9))
+        with h5py.File(folder / f"{name}.h5", "a") as file:
+            del file[key]
+            if name != "nokey":
+                file.create_dataset(key, data=np.zeros((20, 60, 2)) if name == "shape" else np.full((20, 59), b"x"))
+    layouts.write_hls4ml(folder / "inside.h5", *random_jets(120, seed=4), chunks=True, compression="gzip")
+    with h5py.File(folder / "inside.h5") as file:
+        chunk = file["jetConstituentList"].id.get_chunk_info(3)
+    with (folder / "inside.h5").open("r+b") as stream:
+        stream.seek(chunk.byte_offset)
+        stream.write(b"\xff" * chunk.size)
+    return folder, {name: made[0] for name, made in jets.items()}
+
+
+FILES = {
+    "copy.h5": "duplicate_file",
+    "cut.h5": "truncated",
+    "dtype.h5": "wrong_dtype",
+    "empty.h5": "empty_file",
+    "inside.h5": "unreadable",
+    "nokey.h5": "missing_key",
+    "notes.h5": "unreadable",
+    "shape.h5": "wrong_shape",
+}
+ROWS = {3: "not_finite", 4: "not_finite", 5: "negative_energy", 6: "no_constituents", 8: "not_finite"}
+
+
+@pytest.fixture(scope="module")
+def made(
+    spark: SparkSession, source: tuple[Path, dict[str, Jets]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, StageResult]:
+    workspace = tmp_path_factory.mktemp("made")
+    return workspace, run(workspace, [source[0]], "ingest.max_rejected=1")
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_bad_file_is_quarantined_with_its_reason(name: str, made: tuple[Path, StageResult]) -> None:
+    found = [row for row in quarantine(made[0] / "jets" / "_quarantine") if row["file"].endswith(f"/{name}")]
+    assert [(row["reason"], row["row"]) for row in found] == [(FILES[name], None)]
+    assert found[0]["detail"]
+    assert found[0]["sha256"] or name == "empty.h5"
+
+
+@pytest.mark.parametrize("row", list(ROWS))
+def test_bad_row_is_quarantined_with_its_reason(row: int, made: tuple[Path, StageResult]) -> None:
+    found = [entry for entry in quarantine(made[0] / "jets" / "_quarantine") if entry["row"] == row]
+    assert [entry["reason"] for entry in found] == [ROWS[row]]
+    assert found[0]["file"].endswith("/b.h5")
+    assert found[0]["sha256"]
+
+
+def test_good_rows_all_arrive_once(made: tuple[Path, StageResult], source: tuple[Path, dict[str, Jets]]) -> None:
+    found = table(made[0])
+    assert found.num_rows == 300 + 200 - len(ROWS) + 150
+    assert pa.compute.count_distinct(found.column("jet_id")).as_py() == found.num_rows
+    expected = []
+    for name, jets in source[1].items():
+        kept = [row for row in range(len(jets)) if name != "b" or row not in ROWS]
+        expected.append(jets.px[jets.offsets[:-1][kept]])
+    assert np.array_equal(np.sort(leading(found)), np.sort(np.concatenate(expected)))
+    assert made[1].summary["jets"] == found.num_rows
+
+
+def test_order_is_repaired_and_counted(made: tuple[Path, StageResult], source: tuple[Path, dict[str, Jets]]) -> None:
+    assert made[1].summary["repaired"] == {"reordered_jets": 1}
+    jets = source[1]["b"]
+    mine = table(made[0]).filter(pa.compute.equal(table(made[0]).column("jet_mass"), jets.jet_mass[9]))
+    assert mine.column("px").to_pylist() == [jets.px[jets.offsets[9] : jets.offsets[10]].tolist()]
+
+
+def test_record_and_info(made: tuple[Path, StageResult]) -> None:
+    record = read_ingest_record(str(made[0] / "jets"))
+    assert record is not None
+    assert {Path(s.path).name: s.reason for s in record.sources if s.reason} == FILES
+    used = {Path(source.path).name: source for source in record.sources if not source.reason}
+    assert (used["b.h5"].rows, used["b.h5"].jets) == (200, 195)
+    assert used["b.h5"].rejected == Counter(ROWS.values())
+    assert sum(record.files.values()) == 645
+    described = info(str(made[0] / "jets"), verify=True)
+    assert (described.kind, described.rows, described.problems) == ("jets table", 645, [])
+    assert described.details["format"] == "hls4ml"
+    assert described.details["files left out"] == Counter(FILES.values())
+
+
+def test_spark_reads_the_table_without_the_quarantine(spark: SparkSession, made: tuple[Path, StageResult]) -> None:
+    assert spark.read.parquet(str(made[0] / "jets")).count() == 645
+
+
+def test_second_run_is_skipped(made: tuple[Path, StageResult], source: tuple[Path, dict[str, Jets]]) -> None:
+    again = run(made[0], [source[0]], "ingest.max_rejected=1")
+    assert again.skipped
+    assert again.summary == made[1].summary
+
+
+def test_ids_hang_on_content_and_row_alone(
+    made: tuple[Path, StageResult], source: tuple[Path, dict[str, Jets]], tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    shutil.copy(source[0] / "b.h5", moved / "renamed.h5")
+    run(tmp_path, [moved / "*.h5"], "ingest.max_rejected=0.1", "ingest.task_bytes=1000000000")
+    mine, all_jets = table(tmp_path), table(made[0])
+    assert mine.num_rows == 195
+    both = all_jets.filter(pa.compute.is_in(all_jets.column("jet_id"), mine.column("jet_id")))
+    assert both.equals(mine)
+
+
+def test_beyond_the_limit_nothing_is_published(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"jets: 5 of 200 rows rejected \(not_finite 3, .*--max-rejected.* listed in"):
+        run(tmp_path, [source[0] / "b.h5"])
+    assert not (tmp_path / "jets").exists()
+    (kept,) = tmp_path.glob("runs/*-ingest/_quarantine")
+    assert {row["row"]: row["reason"] for row in quarantine(kept)} == ROWS
+    with pytest.raises(DataError, match=r"whole files: 1 of 2 rows rejected \(truncated 1\)"):
+        run(tmp_path, [source[0] / "c.h5", source[0] / "cut.h5"])
+    assert not (tmp_path / "jets").exists()
+
+
+def test_nothing_usable_is_an_error(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of 1 file\(s\) holds a jet"):
+        run(tmp_path, [source[0] / "empty.h5"], "ingest.max_rejected=1")
+    assert not (tmp_path / "jets").exists()
+
+
+def test_unknown_label(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    result = run(tmp_path, [source[0] / "c.h5"], "ingest.labels=[W,Z]", "ingest.max_rejected=0.9")
+    assert set(table(tmp_path).column("label").to_pylist()) == {"W", "Z"}
+    assert set(result.summary["rejected jets"]) == {"unknown_label"}
+    assert result.summary["jets"] + result.summary["rejected jets"]["unknown_label"] == 150
+
+
+def test_append_adds_what_is_new(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    folder = source[0]
+    run(tmp_path, [folder / "a.h5"], append=True)
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "jets").glob("*.parquet")}
+    more = [folder / "copy.h5", folder / "c.h5", folder / "cut.h5"]
+    result = run(tmp_path, more, "ingest.max_rejected=1", append=True)
+    assert result.summary["jets"] == table(tmp_path).num_rows == 450
+    after = {path.name: path.stat().st_ino for path in (tmp_path / "jets").glob("*.parquet")}
+    assert before.items() < after.items()
+    assert [row["reason"] for row in quarantine(tmp_path / "jets" / "_quarantine")] == ["truncated"]
+    again = run(tmp_path, more, "ingest.max_rejected=1", append=True)
+    assert again.summary == result.summary
+    assert {path.name for path in (tmp_path / "jets").glob("*.parquet")} == set(after)
+    assert len(quarantine(tmp_path / "jets" / "_quarantine")) == 1
+    assert info(str(tmp_path / "jets"), verify=True).problems == []
+    with pytest.raises(UsageError, match="they must be the same"):
+        run(tmp_path, [folder / "b.h5"], "ingest.hls4ml.jet_columns=[multiplicity]", append=True)
+
+
+def test_duplicate_ids_of_own_tables(spark: SparkSession, tmp_path: Path) -> None:
+    first, second = jets_table(100, seed=1), jets_table(80, seed=2, first_id=90)
+    energy = first.column("energy").to_pylist()
+    energy[95][0] = -1.0  # so that the second file's jet 95 is the only good one
+    first = first.set_column(9, first.schema.field(9), pa.array(energy, first.schema.field(9).type))
+    twice = pa.concat_tables([second, second.slice(70, 5)])
+    pq.write_table(first, tmp_path / "1.parquet", row_group_size=30)
+    pq.write_table(twice, tmp_path / "2.parquet", row_group_size=30)
+    settings = ("ingest.format=parquet", "ingest.max_rejected=0.2", "ingest.task_bytes=20000")
+    result = run(tmp_path, [tmp_path / "1.parquet", tmp_path / "2.parquet"], *settings)
+    found = table(tmp_path)
+    assert found.column("jet_id").to_pylist() == list(range(170))
+    assert result.summary["rejected jets"] == {"duplicate_jet_id": 9 + 5, "negative_energy": 1}
+    doubles = [r for r in quarantine(tmp_path / "jets" / "_quarantine") if r["reason"] == "duplicate_jet_id"]
+    assert {(Path(row["file"]).name, row["row"]) for row in doubles} == {
+        ("2.parquet", row) for row in (0, 1, 2, 3, 4, 6, 7, 8, 9, 80, 81, 82, 83, 84)
+    }
+    pq.write_table(jets_table(10, seed=3, first_id=165), tmp_path / "3.parquet")
+    run(tmp_path, [tmp_path / "3.parquet"], "ingest.format=parquet", "ingest.max_rejected=0.9", append=True)
+    assert table(tmp_path).column("jet_id").to_pylist() == list(range(175))
+
+
+def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
+    jets, _ = random_jets(60, seed=4)
+    events, _ = layouts.pair_events(jets)
+    layouts.write_lhco(tmp_path / "a.h5", events, np.arange(30) % 2)
+    run(tmp_path, [tmp_path / "a.h5"], "ingest.format=lhco", "ingest.max_rejected=0.9")
+    view = events_view(spark.read.parquet(str(tmp_path / "jets"))).toPandas().sort_values("event_id")
+    found = table(tmp_path).to_pandas().sort_values(["event_id", "jet_mass"], ascending=[True, False])
+    assert len(view) * 2 == len(found) > 40
+    assert view["heavy"].map(lambda jet: jet["jet_id"]).tolist() == found["jet_id"][::2].tolist()
+    assert view["light"].map(lambda jet: jet["jet_id"]).tolist() == found["jet_id"][1::2].tolist()
+    assert view["label"].tolist() == found["label"][::2].tolist()
+    sums = (
+        found.assign(
+            x=found.jet_pt * np.cos(found.jet_phi),
+            y=found.jet_pt * np.sin(found.jet_phi),
+            z=found.jet_pt * np.sinh(found.jet_eta),
+            e=np.sqrt((found.jet_pt * np.cosh(found.jet_eta)).astype(float) ** 2 + found.jet_mass.astype(float) ** 2),
+        )
+        .groupby("event_id")[["x", "y", "z", "e"]]
+        .sum()
+    )
+    mass = np.sqrt(sums.e**2 - sums.x**2 - sums.y**2 - sums.z**2)
+    assert np.allclose(view["dijet_mass"], mass, rtol=1e-4)
+
+
+def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    with (
+        storage.publish(str(tmp_path / "jets")),
+        pytest.raises(DataError, match=r"another run \(process \d+ on .*\) is writing it"),
+    ):
+        run(tmp_path, [source[0] / "c.h5"])
+    assert not (tmp_path / "jets" / "_ingest.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk_publishes_nothing(source: tuple[Path, dict[str, Jets]], small_disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No space left on device"):
+        run(tmp_path, [source[0] / "a.h5"], output=str(small_disk / "jets"))
+    assert list(small_disk.iterdir()) == []
+    run(tmp_path, [source[0] / "a.h5"])
+    assert table(tmp_path).num_rows == 300
+
+
+VAULT = '''
+"""Storage below a folder that is no local path to anybody; the first writer of a part of a table is killed once."""
+import os, signal
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+class Vault(DirFileSystem):
+    protocol = "vault"
+    def __init__(self, **options):
+        super().__init__(path=os.environ["VAULT"], fs=LocalFileSystem())
+    def open(self, path, mode="rb", **options):
+        stream = super().open(path, mode, **options)
+        marker = os.path.join(os.environ["VAULT"], "killed")
+        if mode == "wb" and "/.jets-" in path and "_quarantine" not in path and not os.path.exists(marker):
+            stream.write(b"half")
+            stream.flush()
+            open(marker, "w").write(path)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return stream
+'''
+
+
+def test_killed_writer_and_storage_that_is_not_local(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin" / "vault-1.0.dist-info"
+    plugin.mkdir(parents=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: vault\nVersion: 1.0\n")
+    (plugin / "entry_points.txt").write_text("[fsspec.specs]\nvault = vault:Vault\n")
+    (tmp_path / "plugin" / "vault.py").write_text(VAULT)
+    vault = tmp_path / "vault"
+    (vault / "in").mkdir(parents=True)
+    for name in ("a.h5", "c.h5"):
+        shutil.copy(source[0] / name, vault / "in")
+    paths = [str(tmp_path / "plugin"), str(ROOT / "lib"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"VAULT": str(vault), "PYTHONPATH": os.pathsep.join(paths)}
+    command = ["ingest", "--input", "vault://in/*.h5", "--workspace", "vault://out", "--master", "local[2,4]"]
+    command += ["--set", SMALL_TASKS[0]]
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "ingest_jets.py"), *command[1:]],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ".jets-" in (vault / "killed").read_text()
+    found = table(vault / "out")
+    assert found.num_rows == 450
+    expected = np.concatenate([jets.px[jets.offsets[:-1]] for name, jets in source[1].items() if name != "b"])
+    assert np.array_equal(np.sort(leading(found)), np.sort(expected))
+    assert not list((vault / "out" / "jets").rglob(".*"))
+    assert info(str(vault / "out" / "jets"), verify=True).problems == []

@@ -1,0 +1,266 @@
+"""Files that cannot be used: each kind of damage has its reason, and no reader stops at it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from sparton.data.ingest_plan import SourceFile, check_identities, examine_file, split_work, without_doubles
+from sparton.data.sources import identity
+from sparton.data.sources.block import BadFileError, read_blocks
+from sparton.data.sources.registry import OPTIONS, make_source
+from sparton.errors import DataError
+from tests import layouts
+from tests.synthetic import jets_table, random_jets
+
+
+def reason_of(path: Path | str, name: str = "hls4ml", **options: Any) -> tuple[str, str]:
+    file = examine_file(make_source(name, OPTIONS[name](**options)), str(path))
+    return file.reason, file.detail
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.h5"
+    layouts.write_hls4ml(path, *random_jets(20, seed=1))
+    return path
+
+
+def test_good_file(good: Path) -> None:
+    file = examine_file(make_source("hls4ml", OPTIONS["hls4ml"]()), str(good))
+    assert (file.reason, file.rows, file.bytes) == ("", 20, good.stat().st_size)
+
+
+def test_truncated_hdf5(good: Path) -> None:
+    content = good.read_bytes()
+    good.write_bytes(content[: len(content) // 2])
+    reason, detail = reason_of(good)
+    assert reason == "truncated"
+    assert "truncated file" in detail
+
+
+def test_missing_key(good: Path) -> None:
+    with h5py.File(good, "a") as file:
+        del file["jetConstituentList"]
+    reason, detail = reason_of(good)
+    assert reason == "missing_key"
+    assert "no dataset 'jetConstituentList'; found jetFeatureNames" in detail
+
+
+@pytest.mark.parametrize("shape", [(20, 1600), (19, 100, 16), (20, 0, 16), (20, 100, 7)])
+def test_wrong_shape(good: Path, shape: tuple[int, ...]) -> None:
+    with h5py.File(good, "a") as file:
+        del file["jetConstituentList"]
+        file.create_dataset("jetConstituentList", data=np.zeros(shape))
+    assert reason_of(good)[0] == "wrong_shape"
+
+
+def test_wrong_dtype(good: Path) -> None:
+    with h5py.File(good, "a") as file:
+        del file["jets"]
+        file.create_dataset("jets", data=np.full((20, 59), b"1.0"))
+    reason, detail = reason_of(good)
+    assert reason == "wrong_dtype"
+    assert "'jets'" in detail
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.h5").touch()
+    assert reason_of(tmp_path / "empty.h5") == ("empty_file", "0 bytes")
+
+
+@pytest.mark.parametrize("name", ["hls4ml", "lhco", "toptagging", "jetclass", "pfnano", "flat", "parquet"])
+def test_another_kind_of_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("no jets in here\n" * 300)
+    assert reason_of(tmp_path / "notes", name)[0] == "unreadable"
+
+
+def test_permission_denied(good: Path) -> None:
+    good.chmod(0)
+    for folder in (good.parent, good.parent.parent, good.parent.parent.parent):
+        folder.chmod(0o755)  # pytest's own folders, which another user may otherwise not enter
+    code = (
+        "import json, os, sys\n"
+        "from sparton.data.ingest_plan import examine_file\n"
+        "from sparton.data.sources.registry import OPTIONS, make_source\n"
+        "source = make_source('hls4ml', OPTIONS['hls4ml']())\n"
+        "import h5py, hdf5plugin\n"
+        "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
+        "file = examine_file(source, sys.argv[1])\n"
+        "print(json.dumps([file.reason, file.detail]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(good)], capture_output=True, text=True, check=True)
+    reason, detail = json.loads(ended.stdout)
+    assert reason == "permission_denied"
+    assert "Permission denied" in detail
+
+
+class Refusing(MemoryFileSystem):
+    """Storage that answers as told."""
+
+    protocol = "refusing"
+    answer: Exception = PermissionError("access denied by policy")
+
+    def _open(self, *arguments: Any, **keywords: Any) -> Any:
+        raise self.answer
+
+    def size(self, path: str) -> int:
+        return 10
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], str]:
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+
+    def answer(error: Exception) -> str:
+        monkeypatch.setattr(Refusing, "answer", error)
+        return "refusing://bucket/a.h5"
+
+    return answer
+
+
+def test_permission_denied_by_remote_storage(refusing: Callable[[Exception], str]) -> None:
+    path = refusing(PermissionError("access denied by policy"))
+    assert reason_of(path) == ("permission_denied", "PermissionError: access denied by policy")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError("peer"), TimeoutError("slow"), OSError(errno.ENOSPC, "full"), OSError(errno.EMFILE, "x")],
+)
+def test_failures_of_network_and_machine_are_no_reason(error: Exception, refusing: Callable[[Exception], str]) -> None:
+    with pytest.raises(type(error)):
+        reason_of(refusing(error))
+
+
+def test_file_that_vanished(tmp_path: Path) -> None:
+    assert reason_of(tmp_path / "gone.h5")[0] == "missing_file"
+
+
+def test_damage_inside_is_met_while_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    layouts.write_hls4ml(path, *random_jets(200, seed=1), chunks=True, compression="gzip")
+    with h5py.File(path) as file:
+        chunk = file["jetConstituentList"].id.get_chunk_info(1)
+    with path.open("r+b") as stream:
+        stream.seek(chunk.byte_offset)
+        stream.write(b"\xff" * chunk.size)
+    source = make_source("hls4ml", OPTIONS["hls4ml"]())
+    assert examine_file(source, str(path)).reason == ""
+    with pytest.raises(BadFileError) as caught:
+        list(read_blocks(source, str(path), 0, 200))
+    assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_root_and_parquet(share: float, tmp_path: Path) -> None:
+    jets, label = random_jets(50, seed=1)
+    layouts.write_jetclass(tmp_path / "a.root", jets, label)
+    pq.write_table(jets_table(50), tmp_path / "a.parquet")
+    for name, path in (("jetclass", tmp_path / "a.root"), ("parquet", tmp_path / "a.parquet")):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        source = make_source(name, OPTIONS[name]())
+        found = examine_file(source, str(path)).reason
+        if not found:
+            with pytest.raises(BadFileError) as caught:
+                list(read_blocks(source, str(path), 0, 50))
+            found = caught.value.reason
+        assert found in ("truncated", "unreadable", "missing_key")
+
+
+def test_missing_branch_tree_and_column(tmp_path: Path) -> None:
+    jets, label = random_jets(10, seed=1)
+    layouts.write_jetclass(tmp_path / "a.root", jets, label)
+    reason, detail = reason_of(tmp_path / "a.root", "pfnano")
+    assert (reason, detail) == ("missing_key", "no tree 'Events'; found tree")
+    assert reason_of(tmp_path / "a.root", "pfnano", tree="tree")[0] == "missing_key"
+    table = jets_table(10)
+    pq.write_table(table.drop(["pz"]), tmp_path / "a.parquet")
+    assert reason_of(tmp_path / "a.parquet", "parquet")[1].startswith("no column pz; found jet_id")
+    pq.write_table(table.set_column(6, "px", pa.array(["x"] * 10)), tmp_path / "b.parquet")
+    assert reason_of(tmp_path / "b.parquet", "parquet") == (
+        "wrong_dtype",
+        "column px: string, expected lists of numbers",
+    )
+
+
+def test_lhco_shape_and_key(tmp_path: Path) -> None:
+    layouts.write_lhco(tmp_path / "a.h5", np.zeros((5, 700, 3)), None)
+    (tmp_path / "a.masterkey").write_text("1 0")
+    assert reason_of(tmp_path / "a.h5", "lhco") == ("wrong_shape", "the key has 2 entries for 5 events")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("df/block0_values", data=np.zeros((5, 2102)))
+    assert reason_of(tmp_path / "b.h5", "lhco")[0] == "wrong_shape"
+
+
+def test_toptagging_fields(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("table/table", data=np.zeros(3, [("values_block_0", "<i8", (804,))]))
+    assert reason_of(tmp_path / "a.h5", "toptagging")[0] == "wrong_dtype"
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        kind = [("values_block_0", "<f4", (805,)), ("values_block_1", "<i8", (2,))]
+        file.create_dataset("table/table", data=np.zeros(3, kind))
+    assert reason_of(tmp_path / "b.h5", "toptagging")[0] == "wrong_shape"
+
+
+def files(*sizes: tuple[int, int]) -> list[SourceFile]:
+    return [SourceFile(f"f{i}", size, f"{i:064x}", rows, 10, 1, "", "") for i, (rows, size) in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 16])
+@pytest.mark.parametrize("task_bytes", [1 << 20, 1 << 24, 1 << 40])
+def test_work_is_split_without_loss(slots: int, task_bytes: int) -> None:
+    found = files((1000, 300 << 20), (7, 100), (0, 50), (995, 1 << 30), (20, 1 << 20))
+    found[1] = SourceFile("bad", 100, "x", 7, 10, 1, "unreadable", "")
+    tasks = split_work(found, task_bytes, slots)
+    parts = [part for task in tasks for part in task]
+    for number, file in enumerate(found):
+        mine = [part for part in parts if part.file == number]
+        expected = 0 if file.reason else file.rows or 0
+        assert sum(part.stop - part.start for part in mine) == expected
+        assert [part.start for part in mine] == [0, *(part.stop for part in mine)][: len(mine)]
+        assert all(part.start % 10 == 0 for part in mine)
+    assert all(tasks)
+    size = [sum((p.stop - p.start) * found[p.file].bytes / (found[p.file].rows or 1) for p in task) for task in tasks]
+    step = max(10 * file.bytes / file.rows for file in found if file.rows)
+    assert max(size) <= max(task_bytes, step) + step
+
+
+def test_doubles_and_shared_bits() -> None:
+    one, two, three = files((10, 100), (10, 100), (10, 100))
+    two = SourceFile("copy", 100, one.sha256, 10, 10, 1, "", "")
+    marked = without_doubles([one, two, three])
+    assert [file.reason for file in marked] == ["", "duplicate_file", ""]
+    assert marked[1].detail == "same content as f0"
+    near = {"a" * 8 + "0" * 56: "first", "a" * 8 + "1" * 56: "second"}
+    with pytest.raises(DataError, match=r"second and first: .*set another ingest\.salt"):
+        check_identities(near, 0)
+    check_identities(near, 1)
+
+
+def test_identifiers_do_not_meet() -> None:
+    rows = np.array([0, 1, (1 << 24) - 1])
+    for several in (False, True):
+        jet, event = identity.identifiers(identity.file_bits("f" * 64), rows, np.array([0, 5, 63]), several)
+        assert (jet > 0).all()
+        assert (jet >= 1 << 62).all()  # generated tables stay far below
+        assert np.unique(jet).size == 3
+        assert (event <= jet).all()
+    first, _ = identity.identifiers(5, rows, 0 * rows, False)
+    second, _ = identity.identifiers(6, rows, 0 * rows, False)
+    assert first.max() < second.min()
+    assert identity.file_bits("ab" * 32, 1) != identity.file_bits("ab" * 32)
