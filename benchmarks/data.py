@@ -10,11 +10,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-
 from parts.contest import Line, memory_bandwidth, save, show
 from parts.feeding import contest_feeding
+from parts.memory import contest_memory
+from parts.spark import contest_ingest, contest_prepare
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,11 +37,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _feeding(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
     return contest_feeding(
-        folder, options.shards, options.unischema_rows, options.batch_size, options.rounds, bandwidth
+        folder, options.shards, options.unischema_rows, options.batch_sizes, options.rounds, bandwidth
     )
 
 
-CONTESTS: dict[str, Callable[[Path, argparse.Namespace, float], list[Line]]] = {"feeding": _feeding}
+def _memory(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
+    return contest_memory(folder, options.memory_shards, options.batch_sizes[0], bandwidth)
+
+
+def _prepare(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
+    return contest_prepare(folder, options.jets, options.spark_rounds)
+
+
+def _ingest(folder: Path, options: argparse.Namespace, bandwidth: float) -> list[Line]:
+    return contest_ingest(folder, options.hls4ml_jets, options.spark_rounds)
+
+
+CONTESTS: dict[str, Callable[[Path, argparse.Namespace, float], list[Line]]] = {
+    "feeding": _feeding,
+    "memory": _memory,
+    "prepare": _prepare,
+    "ingest": _ingest,
+}
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -50,8 +66,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(CONTESTS), default=list(CONTESTS), help="contests to run")
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each contestant")
     parser.add_argument("--shards", type=int, default=80, help="feeding: shards of 8192 jets")
-    parser.add_argument("--batch-size", type=int, default=512, help="feeding: jets of a batch")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 4096], help="feeding: jets of a batch")
     parser.add_argument("--unischema-rows", type=int, default=4096, help="feeding: jets of Petastorm's own data set")
+    parser.add_argument("--memory-shards", type=int, default=12, help="memory: shards of the smaller run")
+    parser.add_argument("--spark-rounds", type=int, default=3, help="prepare, ingest: timed turns of each contestant")
+    parser.add_argument("--jets", type=int, default=40_000, help="prepare: jets of the table")
+    parser.add_argument("--hls4ml-jets", type=int, default=40_000, help="ingest: jets of the HDF5 file (13 kB each)")
     parser.add_argument("--folder", help="where temporary data go; by default where the system keeps such")
     parser.add_argument("--save", action="store_true", help=f"keep the table in {RESULTS.name}/data.md and .json")
     return parser.parse_args(arguments)

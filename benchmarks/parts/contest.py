@@ -14,7 +14,7 @@ from rich.table import Table
 from sparton import storage
 
 COPIED_BYTES = 64 << 20
-REPEATS = 5
+REPEATS = 3
 
 Times = tuple[float, float]
 """Wall and processor seconds."""
@@ -22,13 +22,17 @@ Times = tuple[float, float]
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something that processes ``rows`` rows of ``bytes`` bytes in all each time ``run`` is called."""
+    """Something that processes ``rows`` rows of ``bytes`` bytes in all each time ``run`` is called.
+
+    ``before`` is called first and not timed.
+    """
 
     name: str
     run: Callable[[], object]
     rows: int
     bytes: int
     note: str = ""
+    before: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ def compete(
     times: dict[str, list[Times]] = {contestant.name: [] for contestant in contestants}
     for turn in range(rounds + 1):
         for contestant in contestants:
+            if contestant.before is not None:
+                contestant.before()
             started = time.perf_counter(), time.process_time()
             contestant.run()
             if turn:
@@ -115,12 +121,17 @@ def _median(times: list[Times], part: int) -> float:
 def memory_bandwidth() -> float:
     """Return the bytes/s at which one core copies memory."""
     source, target = np.ones(COPIED_BYTES, np.uint8), np.zeros(COPIED_BYTES, np.uint8)
+    return COPIED_BYTES / seconds_of(lambda: np.copyto(target, source))
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return the median time of a few calls."""
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        np.copyto(target, source)
+        run()
         times.append(time.perf_counter() - started)
-    return COPIED_BYTES / statistics.median(times)
+    return statistics.median(times)
 
 
 HEADINGS = ("what", "rows", "s (median)", "s (best)", "CPU s", "rows/s", "MB/s", "ratio", "goal", "floor, s", "note")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ ROWS_PER_SHARD = 8192
 MEAN_PARTICLES = 40
 DIFFERENT_SHARDS = 8
 LIST_SHARDS = 4
+GOAL = ">= 0.8, 20 x Petastorm's"
 COLUMNS = ("features", "n_particles", "target")
 """What training reads."""
 
@@ -35,7 +36,7 @@ UNISCHEMA_SHARD, UNISCHEMA_GROUPS = "jets.parquet", 4
 
 
 def contest_feeding(
-    folder: Path, shards: int, unischema_rows: int, batch: int, rounds: int, bandwidth: float
+    folder: Path, shards: int, unischema_rows: int, batch_sizes: Sequence[int], rounds: int, bandwidth: float
 ) -> list[Line]:
     """Write sets of ``shards`` shards and read them in every way."""
     spec = FeatureSpec()
@@ -51,11 +52,15 @@ def contest_feeding(
     contestants = [
         Contestant("pyarrow, read_table of each shard", _read_tables(paths), rows, size, "reference; not shuffled"),
         Contestant("pyarrow, dataset scanner", _scan(paths), rows, size, "decodes several files at once"),
-        Contestant("sparton batches", _feed(binary, manifest, batch), rows, size, f"shuffled, batches of {batch}"),
+        *(
+            Contestant(f"sparton batches of {batch}", _feed(binary, manifest, batch), rows, size, "shuffled")
+            for batch in batch_sizes
+        ),
         Contestant("pyarrow, list<float> column", _read_lists(list_paths, spec), listed, listed * spec.row_bytes),
         Contestant("Petastorm make_reader", _read_unischema(unischema), unischema_rows, small, "Unischema, all cores"),
     ]
-    return compete("feeding", contestants, rounds, bandwidth, {"sparton batches": ">= 0.8, 20 x Petastorm's"})
+    goals = {contestant.name: GOAL for contestant in contestants if contestant.name.startswith("sparton")}
+    return compete("feeding", contestants, rounds, bandwidth, goals)
 
 
 def _read_tables(paths: list[str]) -> Callable[[], None]:

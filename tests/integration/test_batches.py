@@ -321,7 +321,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     manifest = write_set(str(tmp_path), (2048,) * 10, particles=96, features=8)
     (tmp_path / "_manifest.json").write_text(manifest.model_dump_json())
     program = """
-import resource, sys
+import sys
 from sparton.data.batches import batches
 from sparton.data.manifest import Manifest
 from sparton.data.plan import plan_epoch
@@ -332,7 +332,7 @@ for repeats in (1, 10):
     plan = plan_epoch(manifest.shard_rows("train"), 1, 256, 0, 0)
     rows = sum(float(batch["weight"].numpy().sum()) for batch in batches(folder, manifest, "train", plan, 0))
     assert rows == 20480 * repeats
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     one, ten = map(int, done.stdout.split())

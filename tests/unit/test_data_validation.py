@@ -179,6 +179,6 @@ def test_impossible_rules_and_columns_are_refused() -> None:
         failed(pa.table({"s": [{"a": 1}]}), columns={"s": {"min": 0}})
     with pytest.raises(DataError, match="not float32 tensors"):
         failed(pa.table({"b": [b"abc"]}), columns={"b": {"finite": True}})
-    many = pa.record_batch({"x": np.arange(10_001)})
+    many = pa.RecordBatch.from_pydict({"x": np.arange(10_001)})
     with pytest.raises(DataError, match="different values are not classes"):
         add_batch(Profile(), many, Request(rules(balance={"x": {"min_fraction": 0.1}})))
