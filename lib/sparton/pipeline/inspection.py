@@ -106,8 +106,11 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
     if INGEST_RECORD in files:
         details |= _ingested(folder)
     if SUMS in files:
-        details |= _bundle(folder, files)
         problems += _bad_sums(folder, verify)
+        try:
+            details |= _bundle(folder, files)
+        except DataError as error:
+            problems.append(str(error))
     if GENERATED in files:
         details |= _generated(folder)
     return FolderInfo(
