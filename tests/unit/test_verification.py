@@ -21,6 +21,8 @@ from sparton.data.manifest import Counts, Shard, TableManifest
 from sparton.data.schema import JETS_ARROW, TABLE_ARROW
 from sparton.data.shards import shard_path, write_file
 from sparton.pipeline.stage import StageCall, run_stage
+from sparton.ucluster.bundle import FORMAT, Description
+from tests.clouds import SMALL, inputs
 from tests.synthetic import jets_table
 
 ROWS = 40
@@ -90,7 +92,15 @@ def bundle(folder: Path) -> Path:
     target = folder / "model"
     target.mkdir()
     (target / "weights.h5").write_bytes(bytes(range(200)))
-    (target / "model.json").write_text('{"n_clusters": 3}')
+    described = Description(
+        format=FORMAT,
+        model=SMALL,
+        inputs=inputs(),
+        centroids=((0.0, 1.0),) * 3,
+        training={"jets": 10, "workers": 1},
+        versions={},
+    )
+    (target / "model.json").write_text(described.model_dump_json())
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(target.iterdir())]
     (target / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     return target
