@@ -132,7 +132,8 @@ def _draw_cuts(strip: Axes, axes: Axes, baselines: Sequence[BaselineResult]) -> 
         strip.vlines(baseline.cuts, row - 0.36, row + 0.36, color=colour, linewidth=2)
         align = {"ha": "right" if side else "left", "va": "center"}
         anchor = ("axes fraction", "data")
-        name = shown_name(baseline).removesuffix(" on mass")  # the strip's title says so
+        # Short, since the strip's title says the rest and cuts may lie where a long name would stand.
+        name = "oracle, reads labels" if baseline.reads_labels else shown_name(baseline).removesuffix(" on mass")
         note(strip, name, (side, row), (3 - 6 * side, 0), anchor, color=colour, fontsize=9.5, **align)
         for cut in baseline.cuts if baseline.reads_labels else ():
             axes.axvline(cut, ymax=0.985, color=INK, linewidth=1, linestyle=(0, (4, 2)))
