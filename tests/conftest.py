@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,3 +28,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = spark_session(settings, "sparton-tests")
     yield session
     session.stop()
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Take back what the command line changes in the package's logger."""
+    package = logging.getLogger("sparton")
+    before = package.handlers, package.propagate, package.level
+    yield
+    package.handlers, package.propagate, package.level = before

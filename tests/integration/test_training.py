@@ -183,8 +183,6 @@ def test_damaged_shard_is_named_before_training(training_set: str, tmp_path: Pat
 
 def test_labels_are_never_read(training_set: str, tmp_path: Path) -> None:
     """The same set without its label column trains to the same bits."""
-    import shutil
-
     import pyarrow.parquet as pq
 
     copy = tmp_path / "set"
@@ -196,6 +194,7 @@ def test_labels_are_never_read(training_set: str, tmp_path: Path) -> None:
             table = pq.read_table(path, partitioning=None)
             pq.write_table(table.drop_columns(["label"]), path)
             shard["bytes"] = path.stat().st_size
+            shard["sha256"] = storage.sha256(str(path))
     storage.write_json(str(copy / "_manifest.json"), manifest)
     short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1})
     run(training_set, tmp_path / "with", short)
