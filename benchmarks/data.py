@@ -65,7 +65,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(CONTESTS), default=list(CONTESTS), help="contests to run")
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each contestant")
-    parser.add_argument("--shards", type=int, default=80, help="feeding: shards of 8192 jets")
+    parser.add_argument("--shards", type=int, default=240, help="feeding: shards of 8192 jets")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 4096], help="feeding: jets of a batch")
     parser.add_argument("--unischema-rows", type=int, default=4096, help="feeding: jets of Petastorm's own data set")
     parser.add_argument("--memory-shards", type=int, default=12, help="memory: shards of the smaller run")

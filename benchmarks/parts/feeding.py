@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from parts.contest import Contestant, Line, compete
@@ -53,8 +55,13 @@ def contest_feeding(
         Contestant("pyarrow, read_table of each shard", _read_tables(paths), rows, size, "reference; not shuffled"),
         Contestant("pyarrow, dataset scanner", _scan(paths), rows, size, "decodes several files at once"),
         *(
-            Contestant(f"sparton batches of {batch}", _feed(binary, manifest, batch), rows, size, "shuffled")
+            Contestant(f"pyarrow, iter_batches of {batch}", _iterate(paths, batch), rows, size, "not shuffled")
             for batch in batch_sizes
+        ),
+        *(
+            Contestant(f"sparton batches of {batch}{where}", feed(binary, manifest, batch), rows, size, "shuffled")
+            for batch in batch_sizes
+            for where, feed in (("", _feed), (" in tf.function", _feed_function))
         ),
         Contestant("pyarrow, list<float> column", _read_lists(list_paths, spec), listed, listed * spec.row_bytes),
         Contestant("Petastorm make_reader", _read_unischema(unischema), unischema_rows, small, "Unischema, all cores"),
@@ -79,6 +86,15 @@ def _scan(paths: list[str]) -> Callable[[], None]:
     return run
 
 
+def _iterate(paths: list[str], batch: int) -> Callable[[], None]:
+    def run() -> None:
+        for path in paths:
+            for _ in pq.ParquetFile(path).iter_batches(batch_size=batch, columns=list(COLUMNS)):
+                pass
+
+    return run
+
+
 def _read_lists(paths: list[str], spec: FeatureSpec) -> Callable[[], None]:
     def run() -> None:
         for path in paths:
@@ -89,14 +105,32 @@ def _read_lists(paths: list[str], spec: FeatureSpec) -> Callable[[], None]:
 
 
 def _feed(folder: str, manifest: Manifest, batch: int) -> Callable[[], None]:
-    epoch = iter(range(1_000_000))
+    epochs = _epochs(folder, manifest, batch)
 
     def run() -> None:
-        plan = plan_epoch(manifest.shard_rows(TRAIN), 1, batch, 0, next(epoch))
-        for _ in batches(folder, manifest, TRAIN, plan, 0, columns=COLUMNS):
+        for _ in next(epochs):
             pass
 
     return run
+
+
+def _feed_function(folder: str, manifest: Manifest, batch: int) -> Callable[[], None]:
+    epochs = _epochs(folder, manifest, batch)
+
+    @tf.function(reduce_retracing=True)
+    def weight(data: tf.data.Dataset) -> tf.Tensor:
+        return data.reduce(0.0, lambda total, rows: total + rows["weight"][0])
+
+    def run() -> None:
+        weight(next(epochs))
+
+    return run
+
+
+def _epochs(folder: str, manifest: Manifest, batch: int) -> Iterator[tf.data.Dataset]:
+    for epoch in itertools.count():
+        plan = plan_epoch(manifest.shard_rows(TRAIN), 1, batch, 0, epoch)
+        yield batches(folder, manifest, TRAIN, plan, 0, columns=COLUMNS)
 
 
 def _read_unischema(folder: str) -> Callable[[], None]:

@@ -19,7 +19,7 @@ from sparton.data.plan import EpochPlan
 from sparton.data.shard_reader import read_shards
 from sparton.errors import DataError, UsageError
 
-PREFETCHED_BLOCKS = 1
+PREFETCHED_BLOCKS = 2
 
 READ_FAILURE = re.compile(r"DataError: (?P<message>.*)")
 
@@ -80,9 +80,9 @@ def batches(
         return gather_blocks(pieces, wanted, plan.batch_size, steps)
 
     data = tf.data.Dataset.from_generator(blocks, output_signature=_signature(wanted, plan.batch_size))
-    # A block is made while the batches of the one before are used. Slices are views of it; unbatch() would copy.
+    # Blocks are made while the batches of those before are used. Slices are views of them; unbatch() would copy.
     data = data.prefetch(PREFETCHED_BLOCKS).flat_map(tf.data.Dataset.from_tensor_slices)
-    return data.apply(tf.data.experimental.assert_cardinality(steps))
+    return data.apply(tf.data.experimental.assert_cardinality(steps)).with_options(_options())
 
 
 @contextlib.contextmanager
@@ -121,6 +121,16 @@ def _signature(columns: Sequence[Column], batch_size: int) -> dict[str, tf.Tenso
     return {
         column.name: tf.TensorSpec((None, batch_size, *column.shape), tf.as_dtype(column.dtype)) for column in columns
     }
+
+
+def _options() -> tf.data.Options:
+    """Return options without autotuning: there is nothing to tune, and its thread holds up the end of an epoch.
+
+    That thread sleeps for periods that double from 10 ms on, and an iterator that is done waits for it to wake.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _contents(

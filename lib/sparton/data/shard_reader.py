@@ -8,7 +8,8 @@ moments; so arrivals are counted and a new reader goes on at the first shard tha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from typing import IO, Any
 
 import pyarrow as pa
@@ -22,17 +23,35 @@ READER_SHARDS = 256
 """Shards that one Petastorm reader gets: it reads all their footers before the first row."""
 
 RESULTS_QUEUE = 2
-"""Results that Petastorm holds ready; each is a shard or the note that one is done."""
+"""Results that a reader holds ready; each is a shard or the note that one is done."""
+
+READERS = 2
+"""Shards that are decoded at the same time; one column of a shard keeps one core busy."""
 
 
 def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the columns of each shard as an Arrow table, in order and none left out.
+
+    Shards are dealt to :data:`READERS` readers in turn, which work side by side.
 
     Raises
     ------
     DataError
         Naming the shard that cannot be read, or has other rows than the manifest says.
     """
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(closing(_read_in_order(folder, shards[first::READERS], columns)))
+            for first in range(READERS)
+        ]
+        for index in range(len(shards)):
+            yield next(readers[index % READERS])
+
+
+def _read_in_order(
+    folder: str, shards: Sequence[Shard], columns: Sequence[str]
+) -> Generator[pa.Table, None, None]:
+    """Yield the shards of one reader."""
     position = 0
     while position < len(shards):
         first = position
