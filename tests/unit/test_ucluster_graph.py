@@ -40,7 +40,7 @@ def test_neighbours_are_those_of_a_brute_force_search(counts: list[int], k: int,
     points = np.random.default_rng(seed).normal(size=(len(counts), 6, 2)).astype(np.float32)
     packing = pack(np.array(counts), 6)
     graph = nearest(feature_distance(points), packing, k)
-    neighbour, edge = np.asarray(graph.neighbour), np.asarray(graph.edge)
+    neighbour, edge = np.asarray(graph.neighbour), np.asarray(graph.exists("float32"))
     first = np.cumsum([0, *counts[:-1]])
     for jet, count in enumerate(counts):
         for particle in range(count):

@@ -61,12 +61,11 @@ def reference_attention(layer: GraphAttention, x: np.ndarray, graph: Graph) -> t
     for i, own in enumerate(x):
         node = np.maximum(normalise(layer.node_norm, own @ weights["node_kernel"]), 0)
         edges, scores = [], []
-        for j, exists in zip(graph.neighbour[i], graph.edge[i], strict=True):
-            if exists:
-                edge = np.maximum(normalise(layer.edge_norm, (own - x[j]) @ weights["edge_kernel"]), 0)
-                score = node @ node_score + edge @ edge_score + float(layer.score_bias.numpy())
-                edges.append(edge)
-                scores.append(score if score > 0 else LEAK * score)
+        for j in graph.neighbour[i, : graph.degree[i]]:
+            edge = np.maximum(normalise(layer.edge_norm, (own - x[j]) @ weights["edge_kernel"]), 0)
+            score = node @ node_score + edge @ edge_score + float(layer.score_bias.numpy())
+            edges.append(edge)
+            scores.append(score if score > 0 else LEAK * score)
         shares = np.exp(scores) / np.exp(scores).sum() if edges else np.zeros(0)
         mixed = sum((s * e for s, e in zip(shares, edges, strict=True)), np.zeros(layer.channels))
         attended.append(np.maximum(mixed + np.asarray(layer.bias, float), 0))
@@ -82,8 +81,7 @@ def test_attention_equals_the_edge_by_edge_reference() -> None:
         variable.assign(np.abs(value) if "variance" in variable.name else value)
     x = RNG.normal(size=(6, 3)).astype(np.float32)
     neighbour = np.array([[1, 2], [0, 2], [0, 1], [4, 4], [3, 3], [5, 5]], np.int32)
-    edge = np.array([[1, 1], [1, 1], [1, 1], [1, 0], [1, 0], [0, 0]], np.float32)
-    graph = Graph(neighbour, edge)
+    graph = Graph(neighbour, np.array([2, 2, 2, 1, 1, 0], np.int32), np.array([0, 3, 5, 6], np.int32))
     found = layer(x, graph)
     for result, expected in zip(found, reference_attention(layer, x.astype(float), graph), strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
@@ -96,7 +94,8 @@ def test_self_coefficient_changes_the_attention() -> None:
     layer = GraphAttention(5, seed=1)
     layer.build((None, 3))
     x = tf.constant(RNG.normal(size=(4, 3)).astype(np.float32))
-    graph = Graph(np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]], np.int32), np.ones((4, 3), np.float32))
+    neighbour = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]], np.int32)
+    graph = Graph(neighbour, np.full(4, 3, np.int32), np.array([0, 4], np.int32))
     layer.edge_score.assign(-np.ones((5, 1)))
     with tf.GradientTape() as tape:
         attended, _ = layer(x, graph, context=ALONE)

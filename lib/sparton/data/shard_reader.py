@@ -48,9 +48,7 @@ def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) ->
             yield next(readers[index % READERS])
 
 
-def _read_in_order(
-    folder: str, shards: Sequence[Shard], columns: Sequence[str]
-) -> Generator[pa.Table, None, None]:
+def _read_in_order(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Generator[pa.Table, None, None]:
     """Yield the shards of one reader."""
     position = 0
     while position < len(shards):

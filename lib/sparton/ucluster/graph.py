@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from sparton.ucluster.backend import kernels_for
+
 Tensor = Any
 
 
@@ -27,12 +29,15 @@ class Packing(NamedTuple):
         int32[M]: the jet of each node, rising.
     node
         int32[B P]: the node of each slot, 0 where there is none.
+    offsets
+        int32[B + 1]: the first node of each jet, and their number.
     """
 
     real: Tensor
     slot: Tensor
     jet: Tensor
     node: Tensor
+    offsets: Tensor
 
 
 class Graph(NamedTuple):
@@ -43,21 +48,30 @@ class Graph(NamedTuple):
     neighbour
         int32[M, k]: nodes of the same jet, nearest first. Missing ones repeat the nearest, or the node itself where
         it is alone.
-    edge
-        float[M, k]: 1 where there is a neighbour, else 0.
+    degree
+        int32[M]: how many neighbours there are.
+    offsets
+        int32[B + 1]: the first node of each jet, and their number.
     """
 
     neighbour: Tensor
-    edge: Tensor
+    degree: Tensor
+    offsets: Tensor
+
+    def exists(self, dtype: Any) -> Tensor:
+        """Return 1 where there is a neighbour, else 0, [M, k]."""
+        return ops.cast(ops.arange(self.neighbour.shape[1])[None, :] < self.degree[:, None], dtype)
 
 
 def pack(n_particles: Tensor, n_slots: int) -> Packing:
     """Return the packing of jets whose first ``n_particles`` int32[B] of ``n_slots`` slots hold particles."""
-    real = ops.arange(n_slots)[None, :] < ops.cast(n_particles, "int32")[:, None]
+    counts = ops.clip(ops.cast(n_particles, "int32"), 0, n_slots)
+    real = ops.arange(n_slots)[None, :] < counts[:, None]
     flat = ops.reshape(real, (-1,))
     slot = ops.cast(ops.nonzero(flat)[0], "int32")
     node = ops.maximum(ops.cumsum(ops.cast(flat, "int32")) - 1, 0)
-    return Packing(real, slot, slot // n_slots, node)
+    offsets = ops.pad(ops.cumsum(counts), [[1, 0]])
+    return Packing(real, slot, slot // n_slots, node, offsets)
 
 
 def gather_nodes(slots: Tensor, packing: Packing) -> Tensor:
@@ -70,6 +84,27 @@ def scatter_nodes(nodes: Tensor, packing: Packing) -> Tensor:
     batch, n_slots = ops.shape(packing.real)[0], packing.real.shape[1]
     shape = (batch * n_slots, nodes.shape[1])
     return ops.reshape(ops.scatter(packing.slot[:, None], nodes, shape), (batch, n_slots, nodes.shape[1]))
+
+
+def angular_graph(angles: Tensor, packing: Packing, k: int) -> Graph:
+    """Return each node's ``k`` nearest others by pseudorapidity and azimuth, ``angles`` [M, 2]."""
+    k = min(k, packing.real.shape[1])
+    kernels = kernels_for(angles)
+    if kernels is not None:
+        neighbour, degree = kernels.nearest_angles(angles[:, 0], angles[:, 1], packing.offsets, k)
+        return Graph(neighbour, degree, packing.offsets)
+    slots = scatter_nodes(angles, packing)
+    return nearest(angular_distance(slots[..., 0], slots[..., 1]), packing, k)
+
+
+def feature_graph(points: Tensor, packing: Packing, k: int) -> Graph:
+    """Return each node's ``k`` nearest others by the Euclidean distance of ``points`` [M, C]."""
+    k = min(k, packing.real.shape[1])
+    kernels = kernels_for(points)
+    if kernels is not None:
+        neighbour, degree = kernels.nearest_points(points, packing.offsets, k)
+        return Graph(neighbour, degree, packing.offsets)
+    return nearest(feature_distance(scatter_nodes(points, packing)), packing, k)
 
 
 def angular_distance(eta: Tensor, phi: Tensor) -> Tensor:
@@ -108,7 +143,7 @@ def nearest(distance: Tensor, packing: Packing, k: int) -> Graph:
     others = gather_nodes(ops.cast(slots, "int32") + first, packing)
     nearest_or_self = ops.where(found[:, :1], others[:, :1], packing.slot[:, None])
     neighbour = ops.take(packing.node, ops.where(found, others, nearest_or_self), axis=0)
-    return Graph(neighbour, ops.cast(found, distance.dtype))
+    return Graph(neighbour, ops.sum(ops.cast(found, "int32"), axis=1), packing.offsets)
 
 
 def pooled_sum(nodes: Tensor, packing: Packing) -> Tensor:

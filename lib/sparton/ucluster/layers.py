@@ -11,8 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
 from sparton.ucluster.graph import Graph
-from sparton.ucluster.normalisation import BatchContext, BatchNorm, reduce_sums, row_sums
+from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, reduce_sums, row_sums, scaled_relu
 
 Tensor = Any
 
@@ -54,7 +55,7 @@ class DenseNorm(keras.layers.Layer):
         self, parts: Tensor | Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
     ) -> Tensor:
         """Return [n, units] for parts [n, C_i]; rows count ``weight`` [n] times in the statistics."""
-        return ops.relu(self.norm(self.linear(parts), weight=weight, context=context))
+        return self.norm.rectified(self.linear(parts), weight, context)
 
     def linear(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
         """Return ``x W`` [n, units], before the normalisation."""
@@ -126,35 +127,26 @@ class GraphAttention(keras.layers.Layer):
         tuple
             Two tensors [M, channels]; a node without neighbours has ``ReLU(b_o)`` and 0.
         """
-        encoded = ops.matmul(nodes, self.node_kernel)
-        projected = ops.matmul(nodes, self.edge_kernel)
-        difference = projected[:, None, :] - ops.take(projected, graph.neighbour, axis=0)
-        node_affine, edge_affine = self._affine(encoded, difference, graph.edge, context)
-        encoded = ops.relu(encoded * node_affine[0] + node_affine[1])
-        edges = ops.relu(difference * edge_affine[0] + edge_affine[1])
-        attention = self._attention(encoded, edges, graph.edge)
-        mixed = ops.matmul(attention[:, None, :], edges)[:, 0]
-        # A missing neighbour repeats the nearest one, which leaves the maximum alone; that of no neighbours is 0.
-        # The initial values let a batch without any particle pass, as a rank may have at the end of an epoch.
-        return ops.relu(mixed + self.bias), ops.max(edges, axis=1, initial=0.0) * graph.edge[:, :1]
+        encoded, projected = ops.matmul(nodes, self.node_kernel), ops.matmul(nodes, self.edge_kernel)
+        encoded, projected, node_affine, edge_affine = self._affine(encoded, projected, graph, context)
+        own = ops.matmul(scaled_relu(encoded, node_affine), self.node_score) + self.score_bias
+        others = edge_scores(projected, graph, edge_affine, self.edge_score[:, 0])
+        shares = _softmax(ops.leaky_relu(own + others, negative_slope=LEAK), graph.exists(others.dtype))
+        mixed, largest = mix_edges(projected, graph, edge_affine, shares)
+        return ops.relu(mixed + self.bias), largest
 
     def _affine(
-        self, encoded: Tensor, difference: Tensor, edge: Tensor, context: BatchContext | None
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return scale and shift of nodes and of edges; their statistics share one exchange."""
+        self, encoded: Tensor, projected: Tensor, graph: Graph, context: BatchContext | None
+    ) -> tuple[Tensor, Tensor, Affine, Affine]:
+        """Return both inputs, and scale and shift of nodes and of edges; their statistics share one exchange."""
         if context is None:
-            return self.node_norm.scale_and_shift(None, None), self.edge_norm.scale_and_shift(None, None)
-        rows = ops.reshape(difference, (-1, self.channels))
-        nodes, edges = reduce_sums([row_sums(encoded), row_sums(rows, ops.reshape(edge, (-1,)))], context)
-        return self.node_norm.scale_and_shift(nodes, context), self.edge_norm.scale_and_shift(edges, context)
-
-    def _attention(self, encoded: Tensor, edges: Tensor, edge: Tensor) -> Tensor:
-        """Return the weights [M, k] of the neighbours; they sum to 1, or are all 0 where there is no neighbour."""
-        scores = ops.matmul(encoded, self.node_score) + ops.matmul(edges, self.edge_score)[..., 0] + self.score_bias
-        scores = ops.leaky_relu(scores, negative_slope=LEAK)
-        highest = ops.max(ops.where(edge > 0, scores, -1 / SMALL), axis=1, keepdims=True, initial=-1 / SMALL)
-        weights = ops.exp(ops.minimum(scores - ops.stop_gradient(highest), 0)) * edge
-        return weights / (ops.sum(weights, axis=1, keepdims=True) + SMALL)
+            norms = self.node_norm, self.edge_norm
+            return encoded, projected, *(norm.scale_and_shift(None, None) for norm in norms)
+        of_nodes, encoded = row_sums(encoded)
+        of_edges, projected = edge_sums(projected, graph)
+        nodes, edges = reduce_sums([of_nodes, of_edges], context)
+        affine = self.node_norm.scale_and_shift(nodes, context), self.edge_norm.scale_and_shift(edges, context)
+        return encoded, projected, *affine
 
     def _kernel(self, name: str, shape: tuple[int | None, int], offset: int) -> Any:
         initial = keras.initializers.GlorotUniform(seed=self.seed + offset)
@@ -163,3 +155,10 @@ class GraphAttention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "channels": self.channels, "epsilon": self.epsilon, "seed": self.seed}
+
+
+def _softmax(scores: Tensor, exists: Tensor) -> Tensor:
+    """Return weights [M, k] of the neighbours that exist; they sum to 1, or are all 0 where there is none."""
+    highest = ops.max(ops.where(exists > 0, scores, -1 / SMALL), axis=1, keepdims=True, initial=-1 / SMALL)
+    weights = ops.exp(ops.minimum(scores - ops.stop_gradient(highest), 0)) * exists
+    return weights / (ops.sum(weights, axis=1, keepdims=True) + SMALL)

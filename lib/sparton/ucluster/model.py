@@ -10,13 +10,11 @@ from keras import ops
 
 from sparton.ucluster.graph import (
     Packing,
-    angular_distance,
-    feature_distance,
+    angular_graph,
+    feature_graph,
     gather_nodes,
-    nearest,
     pack,
     pooled_sum,
-    scatter_nodes,
 )
 from sparton.ucluster.layers import DenseNorm, GraphAttention
 from sparton.ucluster.normalisation import BatchContext, BatchNorm
@@ -138,11 +136,11 @@ class UCluster(keras.Model):
         eta, phi = spec.angles
         kind = features.dtype.as_numpy_dtype
         mean, deviation = np.array(spec.feature_mean, kind), np.array(spec.feature_std, kind)
-        nodes = (gather_nodes(features, packing) - mean) / deviation
-        graph = nearest(angular_distance(features[..., eta], features[..., phi]), packing, k)
+        particles = gather_nodes(features, packing)
+        nodes = (particles - mean) / deviation
+        graph = angular_graph(ops.stack([particles[:, eta], particles[:, phi]], axis=1), packing, k)
         first, first_edges = self._block(0, nodes, nodes, graph, context)
-        points = scatter_nodes(ops.stop_gradient(first[-1]), packing)
-        graph = nearest(feature_distance(points), packing, k)
+        graph = feature_graph(ops.stop_gradient(first[-1]), packing, k)
         second, second_edges = self._block(1, nodes, first[-1], graph, context)
         return self.aggregate([*first, *second, first_edges, second_edges], context=context)
 

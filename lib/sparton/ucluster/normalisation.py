@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from sparton.ucluster.backend import kernels_for
+
 Tensor = Any
 
 
@@ -40,11 +42,29 @@ class Sums(NamedTuple):
     squares: Tensor
 
 
-def row_sums(rows: Tensor, weight: Tensor | None = None) -> Sums:
-    """Return the sums of rows [n, C], each counted ``weight`` [n] times; once without it."""
+Affine = tuple[Tensor, Tensor]
+"""Scale and shift, [C] each."""
+
+
+def row_sums(rows: Tensor, weight: Tensor | None = None) -> tuple[Sums, Tensor]:
+    """Return the sums of rows [n, C], each counted ``weight`` [n] times; once without it; and the rows.
+
+    The rows are to be used after their sums: so the gradients of both are added in one pass.
+    """
     weight = ops.ones_like(rows[:, 0]) if weight is None else weight
-    total, squares = (ops.matmul(weight[None, :], values)[0] for values in (rows, rows * rows))
-    return Sums(ops.sum(weight), total, squares)
+    kernels = kernels_for(rows)
+    if kernels is not None:
+        total, squares, rows = kernels.column_sums(rows, weight)
+    else:
+        total, squares = (ops.matmul(weight[None, :], values)[0] for values in (rows, rows * rows))
+    return Sums(ops.sum(weight), total, squares), rows
+
+
+def scaled_relu(rows: Tensor, affine: Affine) -> Tensor:
+    """Return ``ReLU(x scale + shift)`` for rows [n, C]."""
+    scale, shift = affine
+    kernels = kernels_for(rows)
+    return ops.relu(rows * scale + shift) if kernels is None else kernels.scaled_relu(rows, scale, shift)
 
 
 def reduce_sums(parts: Sequence[Sums], context: BatchContext) -> list[Sums]:
@@ -80,11 +100,21 @@ class BatchNorm(keras.layers.Layer):
 
     def call(self, rows: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
         """Return rows [n, C] normalised; in training by the rows of all ranks, each counted ``weight`` [n] times."""
-        sums = None if context is None else reduce_sums([row_sums(rows, weight)], context)[0]
-        scale, shift = self.scale_and_shift(sums, context)
+        rows, (scale, shift) = self.affine_of(rows, weight, context)
         return rows * scale + shift
 
-    def scale_and_shift(self, sums: Sums | None, context: BatchContext | None) -> tuple[Tensor, Tensor]:
+    def rectified(self, rows: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
+        """Return the ReLU of rows normalised as by :meth:`call`."""
+        return scaled_relu(*self.affine_of(rows, weight, context))
+
+    def affine_of(self, rows: Tensor, weight: Tensor | None, context: BatchContext | None) -> tuple[Tensor, Affine]:
+        """Return the rows, and the scale and shift that normalise them."""
+        if context is None:
+            return rows, self.scale_and_shift(None, None)
+        sums, rows = row_sums(rows, weight)
+        return rows, self.scale_and_shift(reduce_sums([sums], context)[0], context)
+
+    def scale_and_shift(self, sums: Sums | None, context: BatchContext | None) -> Affine:
         """Return [C] each, so that ``rows * scale + shift`` is normalised.
 
         Parameters
