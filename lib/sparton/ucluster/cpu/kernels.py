@@ -16,7 +16,7 @@ import numpy as np
 # Sums may be reordered, so that they use vector registers; NaN and infinity keep their meaning.
 FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 ZERO = np.float32(0)
-TURN = np.float32(2 * math.pi)
+TURN, PER_TURN, HALF = np.float32(2 * math.pi), np.float32(0.5 / math.pi), np.float32(0.5)
 LOWEST = np.float32(-np.inf)
 
 
@@ -73,7 +73,7 @@ def nearest_angles(low, high, eta, phi, offsets, neighbour, degree):
             for j in range(n):
                 d_eta = eta[first + j] - eta[first + i]
                 d_phi = phi[first + j] - phi[first + i]
-                d_phi -= TURN * np.rint(d_phi / TURN)
+                d_phi -= TURN * np.floor(d_phi * PER_TURN + HALF)
                 distance[j] = d_eta * d_eta + d_phi * d_phi
             degree[first + i] = _select(distance, n, i, first, neighbour, best, slot)
 
