@@ -198,7 +198,7 @@ def _any(flat: Mask, jets: Jets) -> Mask:
 def _without_empty_slots(rows: JetRows) -> tuple[JetRows, NDArray[np.int64]]:
     """Drop constituents without transverse momentum: padding of fixed-size formats. Returns how many per jet."""
     jets = rows.jets
-    real = kinematics.transverse_momentum(jets.px, jets.py) > 0
+    real = _moving(jets)
     if real.all():
         return rows, np.zeros(len(rows), np.int64)
     counts = kinematics.segment_sum(real, jets.offsets).astype(np.int64)
@@ -263,5 +263,10 @@ def repair(rows: JetRows) -> tuple[JetRows, NDArray[np.int64], Mask]:
 
 def _without_momentum(jets: Jets) -> Mask:
     empty = jets.n_constituents == 0
-    real = kinematics.transverse_momentum(jets.px, jets.py) > 0
+    real = _moving(jets)
     return empty if real.all() else kinematics.segment_sum(real, jets.offsets) == 0
+
+
+def _moving(jets: Jets) -> Mask:
+    """Return which constituents have transverse momentum."""
+    return (jets.px != 0) | (jets.py != 0)
