@@ -62,33 +62,11 @@ def import_checkpoint(
     call = StageCall("import-checkpoint", sections, {}, settings.folder("model", output), settings, force)
 
     def body(staging: str) -> dict[str, Any]:
-        from sparton.ucluster import bundle
-        from sparton.ucluster.curve import to_csv
-        from sparton.ucluster.networks import create
-        from sparton.ucluster.published_checkpoint import (
-            PUBLISHED_INPUTS,
-            STEPS,
-            assign_tensors,
-            published_tensors,
-            read_checkpoint,
-        )
-        from sparton.versions import installed_versions
+        from sparton.ucluster.published_checkpoint import write_bundle
 
-        arrays = read_checkpoint(prefix)
-        network = create(model, PUBLISHED_INPUTS)
-        assign_tensors(network, arrays, prefix)
-        steps = int(arrays[STEPS]) if STEPS in arrays else 0
-        description = bundle.Description(
-            format=bundle.FORMAT,
-            model=model,
-            inputs=PUBLISHED_INPUTS,
-            centroids=tuple(map(tuple, network.centroids.numpy().tolist())),
-            training={"checkpoint": storage.name(prefix), "steps": steps},
-            versions=installed_versions(),
-        )
-        bundle.save(staging, network, description, {}, to_csv([]))
+        network, steps = write_bundle(prefix, model, staging)
         return {
-            "tensors": len(published_tensors(network)),
+            "tensors": len(network.variables),
             "trainable values": sum(math.prod(variable.shape) for variable in network.trainable_variables),
             "clusters": model.n_clusters,
             "steps of training": steps,

@@ -16,10 +16,13 @@ from sparton import storage
 from sparton.data.featurize import DEFAULT_EDGES
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES
+from sparton.ucluster import bundle
+from sparton.ucluster.curve import to_csv
 from sparton.ucluster.normalisation import BatchNorm
 from sparton.ucluster.published import PublishedUCluster
 from sparton.ucluster.published_layers import BiasedDense, BiasedNorm, PublishedAttention
-from sparton.ucluster.settings import InputSpec
+from sparton.ucluster.settings import InputSpec, ModelSettings
+from sparton.versions import installed_versions
 
 INDEX = ".index"
 STEPS = "Variable"
@@ -42,6 +45,40 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     variable: Any
+
+
+def write_bundle(prefix: str, model: ModelSettings, folder: str) -> tuple[PublishedUCluster, int]:
+    """Write a checkpoint's network as a bundle; return the network and the steps that it was trained for.
+
+    Parameters
+    ----------
+    prefix
+        As for :func:`read_checkpoint`.
+    model
+        The network's sizes.
+    folder
+        Of the bundle.
+
+    Raises
+    ------
+    DataError
+        If the checkpoint is damaged or of another network.
+    """
+    arrays = read_checkpoint(prefix)
+    network = PublishedUCluster(model, PUBLISHED_INPUTS)
+    network.build()
+    assign_tensors(network, arrays, prefix)
+    steps = int(arrays[STEPS]) if STEPS in arrays and not arrays[STEPS].shape else 0
+    description = bundle.Description(
+        format=bundle.FORMAT,
+        model=model,
+        inputs=PUBLISHED_INPUTS,
+        centroids=tuple(map(tuple, network.centroids.numpy().tolist())),
+        training={"checkpoint": storage.name(prefix), "steps": steps},
+        versions=installed_versions(),
+    )
+    bundle.save(folder, network, description, metrics={}, curve=to_csv([]))
+    return network, steps
 
 
 def published_tensors(network: PublishedUCluster) -> list[Tensor]:
