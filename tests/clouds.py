@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.physics.features import FEATURE_NAMES
-from sparton.ucluster.model import UCluster
+from sparton.ucluster.networks import Network, create
 from sparton.ucluster.settings import InputSpec, ModelSettings
 
 SLOTS = 12
 SMALL = ModelSettings(
     n_clusters=3, embedding=2, neighbours=4, attention=(4, 6), first_block=(5, 7), second_block=(8,), head=(6,)
 )
+SMALL_PUBLISHED = SMALL.model_copy(update={"network": "published"})
 
 
 def inputs(slots: int = SLOTS) -> InputSpec:
@@ -26,11 +27,9 @@ def inputs(slots: int = SLOTS) -> InputSpec:
     )
 
 
-def network(slots: int = SLOTS, settings: ModelSettings = SMALL, seed: int = 3) -> UCluster:
+def network(slots: int = SLOTS, settings: ModelSettings = SMALL, seed: int = 3) -> Network:
     """Return a small network with all its weights."""
-    model = UCluster(settings, inputs(slots), seed)
-    model.build()
-    return model
+    return create(settings, inputs(slots), seed)
 
 
 def clouds(n_particles: list[int], slots: int = SLOTS, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

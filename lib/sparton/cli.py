@@ -34,9 +34,23 @@ STAGES = {
     "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
     "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
+    "import-checkpoint": "TensorFlow 1 checkpoint of the published network -> model bundle",
     "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
     "evaluate": "assignments + training set -> metrics.json and report.html",
 }
+
+STAGE_ARGUMENTS = (
+    "input",
+    "checkpoint",
+    "model",
+    "table",
+    "output",
+    "append",
+    "kind",
+    "reference",
+    "write_reference",
+)
+"""Options that are arguments of the stage's function."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -132,12 +146,23 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
     from_workspace = "default: from the workspace"
     if stage == "ingest":
         _add_ingest(command)
+    elif stage == "import-checkpoint":
+        command.add_argument(
+            "--checkpoint",
+            metavar="PREFIX",
+            required=True,
+            help="what the checkpoint's files begin with: .../cluster.ckpt",
+        )
     elif stage != "generate":
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
     if stage == "prepare":
         _add_prepare(command)
     if stage == "validate":
         _add_validate(command)
+    if stage == "train":
+        command.add_argument(
+            "--from-bundle", metavar="DIR", help="start from the weights of this bundle (train.start_from)"
+        )
     if stage in ("assign", "evaluate"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
@@ -198,6 +223,7 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         ("launch.workers", options.workers),
         ("watch.trigger", getattr(options, "trigger", None)),
         ("ingest.format", getattr(options, "format", None)),
+        ("train.start_from", getattr(options, "from_bundle", None)),
         (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
     ):
         if value is not None:
@@ -214,12 +240,8 @@ def _run_one(options: argparse.Namespace) -> None:
     from sparton import pipeline
     from sparton.pipeline.progress import closing_table
 
-    stage: Callable[..., StageResult] = getattr(pipeline, options.command)
-    folders = {
-        key: getattr(options, key)
-        for key in ("input", "model", "table", "output", "append", "kind", "reference", "write_reference")
-        if getattr(options, key, None)
-    }
+    stage: Callable[..., StageResult] = getattr(pipeline, options.command.replace("-", "_"))
+    folders = {key: getattr(options, key) for key in STAGE_ARGUMENTS if getattr(options, key, None)}
     if getattr(options, "watch", None):
         result = _watch(options)
     else:

@@ -109,6 +109,39 @@ def test_resumed_training_ends_with_the_same_bits(
         np.testing.assert_array_equal(one, other)
 
 
+def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(
+    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The centroids of the bundle are kept; a checkpoint of a training from another bundle is refused."""
+    for seed in (1, 2):
+        run(training_set, tmp_path / f"start{seed}", TRAINING.model_copy(update={"seed": seed, "joint_epochs": 0}))
+    start = str(tmp_path / "start1" / "bundle")
+    further = TRAINING.model_copy(update={"pretrain_epochs": 0, "joint_epochs": 2, "start_from": start})
+    trainer = Trainer(Connection.local(), training_set, str(tmp_path / "none"), SMALL, further)
+    trainer._place_centroids()
+    for one, other in zip(trainer.model.variables, weights(tmp_path / "start1"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    run(training_set, tmp_path / "whole", further)
+    original = Trainer._epoch
+
+    def killed(trainer: Trainer, epoch: int) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        original(trainer, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(training_set, tmp_path / "parts", further)
+    elsewhere = further.model_copy(update={"start_from": str(tmp_path / "start2" / "bundle")})
+    with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
+        run(training_set, tmp_path / "parts", elsewhere)
+    shutil.copytree(start, tmp_path / "copy")
+    run(training_set, tmp_path / "parts", further.model_copy(update={"start_from": str(tmp_path / "copy")}))
+    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_equal_seeds_give_equal_models_and_others_do_not(training_set: str, tmp_path: Path) -> None:
     short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1})
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparton.optim.schedules import averaging_momentum, ramp, scaled_rate, warmup_cosine
+from sparton.optim.schedules import (
+    averaging_momentum,
+    halving,
+    halving_momentum,
+    ramp,
+    scaled_rate,
+    warmup_cosine,
+)
 
 
 def test_warmup_rises_to_the_peak_and_the_cosine_falls_to_the_floor() -> None:
@@ -57,3 +64,25 @@ def test_momentum_stops_at_its_ceiling() -> None:
 def test_linear_scaling() -> None:
     assert scaled_rate(0.1, 4, scale=True) == pytest.approx(0.4)
     assert scaled_rate(0.1, 4, scale=False) == 0.1
+
+
+def test_halving_is_a_staircase_down_to_the_floor() -> None:
+    rates = [halving(samples, 1e-3, 500_000, 1e-5) for samples in (0, 499_999, 500_000, 999_999, 1_000_000)]
+    assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4]
+    assert halving(6 * 500_000, 1e-3, 500_000, 1e-5) == pytest.approx(1e-3 / 64)
+    assert halving(7 * 500_000, 1e-3, 500_000, 1e-5) == 1e-5
+    assert halving(10**15, 1e-3, 500_000, 1e-5) == 1e-5
+
+
+def test_momentum_halves_its_distance_from_one_up_to_the_ceiling() -> None:
+    momenta = [halving_momentum(stair * 500_000, 500_000, 0.99) for stair in range(8)]
+    assert momenta == [0.5, 0.75, 0.875, 0.9375, 0.96875, 0.984375, 0.99, 0.99]
+    assert halving_momentum(499_999, 500_000, 0.99) == 0.5
+    assert halving_momentum(10**15, 500_000, 0.99) == 0.99
+
+
+def test_stairs_without_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="every=0"):
+        halving(1, 0.5, every=0)
+    with pytest.raises(ValueError, match="every=0"):
+        halving_momentum(1, every=0, ceiling=0.5)

@@ -10,7 +10,7 @@ import pytest
 from sparton import storage
 from sparton.errors import DataError
 from sparton.ucluster import bundle, predict
-from tests.clouds import SMALL, clouds, inputs, network
+from tests.clouds import SMALL, SMALL_PUBLISHED, clouds, inputs, network
 
 CENTROIDS = ((-1.0, 0.0), (0.5, 1.0), (1.0, -1.0))
 
@@ -43,6 +43,19 @@ def test_loaded_network_predicts_what_the_saved_one_did(folder: str) -> None:
     assert loaded.feature_names == inputs().feature_names
     assert loaded.feature_spec.n_particles == inputs().n_particles
     np.testing.assert_array_equal(loaded.centroids, np.array(CENTROIDS, np.float32))
+
+
+def test_published_network_comes_back_from_its_bundle(tmp_path: Path) -> None:
+    model = network(settings=SMALL_PUBLISHED, seed=11)
+    description = bundle.Description(
+        format=bundle.FORMAT, model=SMALL_PUBLISHED, inputs=inputs(), centroids=CENTROIDS, training={}, versions={}
+    )
+    bundle.save(str(tmp_path), model, description, {}, "epoch\n")
+    loaded = bundle.load(str(tmp_path))
+    assert loaded.description == description
+    for one, other in zip(model.variables, loaded.model.variables, strict=True):
+        assert one.path == other.path
+        np.testing.assert_array_equal(one, other)
 
 
 def test_prediction_does_not_depend_on_the_batches(folder: str) -> None:

@@ -72,6 +72,51 @@ def averaging_momentum(step: int, ceiling: float) -> float:
     return min(ceiling, max(step, 0) / (max(step, 0) + 1))
 
 
+def halving(samples: int, start: float, every: int, floor: float = 0.0) -> float:
+    """Return a rate that is halved each time ``every`` further samples have been seen, but not below ``floor``.
+
+    The value is ``start`` up to sample ``every - 1`` and half of it from sample ``every`` on, a staircase: the
+    published learning rate of UCluster is 1e-3, halved every 500,000 samples down to 1e-5.
+
+    Parameters
+    ----------
+    samples
+        Samples before the step in question, over all workers.
+    start
+        Rate at the beginning.
+    every
+        Samples of one stair, 1 or more.
+    floor
+        The smallest rate.
+
+    Raises
+    ------
+    ValueError
+        If ``every`` is less than 1.
+    """
+    return max(floor, start * 0.5 ** _stair(samples, every))
+
+
+def halving_momentum(samples: int, every: int, ceiling: float) -> float:
+    """Return the weight of the past in a moving average, whose distance from 1 is halved every ``every`` samples.
+
+    The value is ``min(ceiling, 1 - 0.5 * 0.5 ** (samples // every))``: 0.5 at first, then 0.75, 0.875 and so on (the
+    published averages of UCluster's batch normalisation, with 500,000 samples and 0.99).
+
+    Raises
+    ------
+    ValueError
+        If ``every`` is less than 1.
+    """
+    return min(ceiling, 1.0 - 0.5 * 0.5 ** _stair(samples, every))
+
+
+def _stair(samples: int, every: int) -> int:
+    if every < 1:
+        raise ValueError(f"expected every >= 1. Received: every={every}")
+    return max(samples, 0) // every
+
+
 def scaled_rate(rate: float, workers: int, scale: bool) -> float:
     """Return the learning rate for ``workers`` times the batch: proportional to it where ``scale``, else unchanged."""
     return rate * workers if scale else rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparton.pipeline.assignment import assign
 from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.generation import generate
+from sparton.pipeline.importing import import_checkpoint
 from sparton.pipeline.ingestion import ingest
 from sparton.pipeline.inspection import info
 from sparton.pipeline.preparation import prepare
@@ -21,6 +22,7 @@ __all__ = [
     "assign",
     "evaluate",
     "generate",
+    "import_checkpoint",
     "info",
     "ingest",
     "prepare",

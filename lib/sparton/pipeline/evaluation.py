@@ -226,7 +226,7 @@ def _measure(
         profiles=cluster_profiles(tally.moments, labels),
         baselines=mass_baselines(mass, len(centroids), settings.seed, codes, n_classes),
         labels=labels,
-        even_sizes=model.training["balance"] > 0,
+        even_sizes=model.training.get("balance", 0.0) > 0,
     )
     jets = JetSample(mass, drawn["n_constituents"].to_numpy(np.int64), cluster, embedding, centroids, codes)
     return metrics, jets

@@ -26,6 +26,7 @@ KINDS = {
     "prepare": "training set",
     "validate": "validation",
     "train": "model bundle",
+    "import-checkpoint": "model bundle",
     "assign": "assignments",
     "evaluate": "report",
 }
@@ -243,11 +244,17 @@ def _bundle(folder: str, files: list[str]) -> dict[str, Any]:
     if "model.json" not in files:
         return {}
     found = read_description(folder)
+    training = found.training
+    if "checkpoint" in training:
+        trained = f"elsewhere: {training['checkpoint']} after {training['steps']:,} steps"
+    else:
+        trained = f"{training['jets']:,} jets by {training['workers']} worker(s)"
     return {
+        "network": found.model.network,
         "clusters": found.model.n_clusters,
         "embedding": f"{found.model.embedding} dimension(s)",
         "input": f"{found.inputs.n_particles} particles x {len(found.inputs.feature_names)} features",
-        "trained on": f"{found.training['jets']:,} jets by {found.training['workers']} worker(s)",
+        "trained on": trained,
         "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
     }
 

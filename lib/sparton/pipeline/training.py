@@ -33,7 +33,8 @@ def train(
     Parameters
     ----------
     settings
-        The sections ``model`` and ``train`` and the number of workers decide the model.
+        The sections ``model`` and ``train`` and the number of workers decide the model, and the content of the bundle
+        ``train.start_from`` where that is given.
     input
         Training set; None takes ``<workspace>/set``.
     output
@@ -45,28 +46,37 @@ def train(
     ------
     UsageError
         If the input is missing, or something that this stage did not make stands at the output.
+    ConfigError
+        If the bundle to start from is of another network or of other inputs.
     DataError
         If the input is not a training set, or a shard is not what its manifest says.
     TrainingError
         If slots are missing, a worker fails, ranks disagree or a loss is not finite.
     """
-    data = settings.folder("set", input)
-    sections = {"model": settings.model, "train": settings.train, "workers": Workers(count=settings.launch.workers)}
-    call = StageCall("train", sections, {"set": data}, settings.folder("model", output), settings, force)
-    checkpoints = (
-        settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if storage.exists(data) else ""
-    )
+    data, start = settings.folder("set", input), settings.train.start_from
+    inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
+    training = settings.train.model_copy(update={"start_from": inputs.get("bundle")})
+    # Of the bundle its content counts, as that of every input, and not its place.
+    deciding = training.model_copy(update={"start_from": None})
+    sections = {"model": settings.model, "train": deciding, "workers": Workers(count=settings.launch.workers)}
+    call = StageCall("train", sections, inputs, settings.folder("model", output), settings, force)
+    found = all(storage.exists(folder) for folder in inputs.values())
+    checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if found else ""
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.data.manifest import read_manifest
         from sparton.distributed.launch import launch
+        from sparton.ucluster.bundle import read_description
+        from sparton.ucluster.start import check_fits
         from sparton.ucluster.train import train as train_ucluster
 
-        read_manifest(data)  # what is no training set is refused before workers start
+        manifest = read_manifest(data)  # what is no training set is refused before workers start
+        if training.start_from is not None:
+            check_fits(read_description(training.start_from), training.start_from, settings.model, manifest)
         if force:
             storage.remove(checkpoints)
         spark = spark_session(settings.spark, "sparton train") if settings.launch.workers > 1 else None
-        arguments = (data, checkpoints, staging, settings.model, settings.train)
+        arguments = (data, checkpoints, staging, settings.model, training)
         summary = launch(train_ucluster, arguments, spark, settings.launch)[0]
         storage.remove(checkpoints)
         return {

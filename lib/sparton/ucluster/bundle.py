@@ -17,7 +17,7 @@ from sparton.errors import ConfigError, DataError
 from sparton.ucluster.settings import InputSpec, ModelSettings
 
 if TYPE_CHECKING:
-    from sparton.ucluster.model import UCluster
+    from sparton.ucluster.networks import Network
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, METRICS, CURVE, SUMS = (
@@ -39,7 +39,7 @@ class Description(Config):
     format
         Version of the layout.
     model
-        Shape of the network.
+        Kind and shape of the network.
     inputs
         The tensor that it reads, with the features' statistics, and the mass bins of its pre-training.
     centroids
@@ -62,7 +62,7 @@ class Description(Config):
 class Bundle:
     """A loaded bundle: the network with its weights, and its description."""
 
-    model: UCluster
+    model: Network
     description: Description
 
     @property
@@ -82,7 +82,7 @@ class Bundle:
         return np.asarray(self.description.centroids, np.float32)
 
 
-def save(folder: str, model: UCluster, description: Description, metrics: dict[str, Any], curve: str) -> None:
+def save(folder: str, model: Network, description: Description, metrics: dict[str, Any], curve: str) -> None:
     """Write the files of a bundle into ``folder``, the checksums last."""
     storage.make_dirs(folder)
     with tempfile.TemporaryDirectory(prefix="sparton-weights-") as scratch:
@@ -159,13 +159,11 @@ def load(folder: str) -> Bundle:
     return Bundle(model, description)
 
 
-def build(description: Description) -> UCluster:
+def build(description: Description) -> Network:
     """Return the network of a description, with fresh weights."""
-    from sparton.ucluster.model import UCluster
+    from sparton.ucluster.networks import create
 
-    model = UCluster(description.model, description.inputs)
-    model.build()
-    return model
+    return create(description.model, description.inputs)
 
 
 def _copy(source: str, target: str) -> None:

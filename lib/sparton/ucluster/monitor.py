@@ -14,7 +14,7 @@ from sparton.data.manifest import Manifest
 from sparton.data.plan import plan_epoch
 from sparton.distributed.world import Connection
 from sparton.ucluster.losses import clustering, focal, soft_assignments, squared_distances
-from sparton.ucluster.model import UCluster
+from sparton.ucluster.networks import Network
 from sparton.ucluster.settings import TrainSettings
 
 SPLIT = "val"
@@ -48,7 +48,7 @@ class Monitor:
     """Looks at the validation split after each epoch; every rank reads its part, the figures are of all of it."""
 
     def __init__(
-        self, connection: Connection, folder: str, manifest: Manifest, model: UCluster, settings: TrainSettings
+        self, connection: Connection, folder: str, manifest: Manifest, model: Network, settings: TrainSettings
     ) -> None:
         self._connection = connection
         self._folder = folder

@@ -13,7 +13,7 @@ from sparton.ucluster.losses import squared_distances
 
 if TYPE_CHECKING:
     from sparton.ucluster.bundle import Bundle
-    from sparton.ucluster.model import UCluster
+    from sparton.ucluster.networks import Network
 
 BATCH_SIZE = 512
 
@@ -52,7 +52,7 @@ def assign(
 
 
 @lru_cache(maxsize=1)
-def _compiled(model: UCluster) -> Any:
+def _compiled(model: Network) -> Any:
     shape = (None, model.inputs_spec.n_particles, model.inputs_spec.n_features)
 
     @tf.function(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,16 +21,19 @@ ANGLES = ("etarel", "phirel")
 
 
 class ModelSettings(Config):
-    """Sizes of the network; the defaults are the published widths.
+    """Kind and sizes of the network; the defaults are the published widths.
 
     Attributes
     ----------
+    network
+        ``default``, or ``published``: the network of the published code to the number, padding included, whose inputs
+        are not standardised (docs/ucluster.md).
     n_clusters
         Clusters to find.
     embedding
         Dimensions of the space in which jets are clustered.
     neighbours
-        Nearest neighbours of each particle in both graphs, itself not counted.
+        Nearest neighbours of each particle in both graphs, itself not counted; the published network counts it.
     attention
         Channels of the first and the second graph attention layer.
     first_block, second_block
@@ -41,6 +44,7 @@ class ModelSettings(Config):
         Added to variances in batch normalisation.
     """
 
+    network: Literal["default", "published"] = "default"
     n_clusters: int = Field(default=3, ge=2)
     embedding: Width = 3
     neighbours: Width = 10
@@ -50,6 +54,11 @@ class ModelSettings(Config):
     head: tuple[Width, ...] = (256, 128)
     epsilon: float = Field(default=1e-3, gt=0)
 
+    @property
+    def standardises(self) -> bool:
+        """Whether the network shifts and scales its inputs by their statistics."""
+        return self.network == "default"
+
 
 class InputSpec(Config):
     """The tensor that the network reads and the target of its pre-training.
@@ -57,7 +66,8 @@ class InputSpec(Config):
     Attributes
     ----------
     feature_names, feature_mean, feature_std
-        Features of a particle, and their statistics over the real particles of the train split.
+        Features of a particle, and their statistics over the real particles of the train split; 0 and 1 for a network
+        that does not standardise.
     n_particles
         Slots of the tensor.
     mass_bin_edges
@@ -82,9 +92,15 @@ class InputSpec(Config):
         return self
 
     @classmethod
-    def of(cls, manifest: Manifest) -> InputSpec:
-        """Return the inputs that a training set offers."""
-        return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
+    def of(cls, manifest: Manifest, standardised: bool = True) -> InputSpec:
+        """Return the inputs that a training set offers, with mean 0 and deviation 1 where not ``standardised``."""
+        found = cls(**{name: getattr(manifest, name) for name in cls.model_fields})
+        return found if standardised else found.plain()
+
+    def plain(self) -> InputSpec:
+        """Return the same inputs with mean 0 and deviation 1."""
+        zeros, ones = (0.0,) * self.n_features, (1.0,) * self.n_features
+        return self.model_copy(update={"feature_mean": zeros, "feature_std": ones})
 
     @property
     def n_features(self) -> int:
@@ -114,16 +130,24 @@ class TrainSettings(Config):
         Epochs with the mass bins alone.
     joint_epochs
         Epochs with the mass bins and the clusters.
+    start_from
+        Bundle whose weights training starts from, such as one that ``import-checkpoint`` made; None starts from random
+        ones. With ``pretrain_epochs`` 0 its centroids are kept, else they are found anew after pre-training.
+    rate_schedule
+        ``cosine``: the learning rate falls along half a cosine in each phase. ``halving``: it is ``learning_rate`` at
+        first, halved every ``halving_samples`` jets over both phases, as published.
     learning_rate
         Peak of the learning rate of pre-training.
     joint_learning_rate
-        Peak of the learning rate of the joint phase.
+        Peak of the learning rate of the joint phase; ``cosine`` only.
     min_learning_rate
-        Where the cosine of each phase ends.
+        Where the cosine of each phase ends, or below which halving does not go.
     warmup_steps
-        Steps over which the learning rate of the first phase rises linearly.
+        Steps over which the learning rate of the first phase rises linearly; ``cosine`` only.
     linear_scaling
         Multiply the learning rates by the number of workers.
+    adam_epsilon
+        Added to the root of Adam's second moment; 1e-8 in the published code.
     focal_gamma, focal_scale
         Exponent and prefactor of the focal loss of the mass bins.
     beta
@@ -132,9 +156,14 @@ class TrainSettings(Config):
         Weight of the divergence of the clusters' mean occupation from equal sizes; 0 leaves sizes free.
     alpha_start, alpha_end
         Inverse temperature of the assignments in the first and the last joint epoch, linear between. Each embedding
-        dimension has unit variance, so both are in units of its spread.
+        dimension of the default network has unit variance, so both are in units of its spread.
+    momentum_schedule
+        Weight of the past in the moving averages of normalisation layers. ``mean``: as in a plain mean of all steps.
+        ``halving``: 0.5, and half as far from 1 every ``halving_samples`` jets, as published.
     momentum_max
-        Upper limit of the momentum of the moving averages of normalisation layers.
+        Upper limit of it.
+    halving_samples
+        Jets, over all workers, after which the ``halving`` schedules take their next step.
     centroid_rows
         Jets of the train split that the first centroids are found on; of fewer, all are used.
     seed
@@ -144,23 +173,41 @@ class TrainSettings(Config):
     """
 
     batch_size: int = Field(default=128, ge=1)
-    pretrain_epochs: int = Field(default=10, ge=1)
+    pretrain_epochs: int = Field(default=10, ge=0)
     joint_epochs: int = Field(default=10, ge=0)
+    start_from: str | None = None
+    rate_schedule: Literal["cosine", "halving"] = "cosine"
     learning_rate: Positive = 2e-3
     joint_learning_rate: Positive = 5e-4
     min_learning_rate: NonNegative = 1e-5
     warmup_steps: int = Field(default=50, ge=0)
     linear_scaling: bool = False
+    adam_epsilon: Positive = 1e-7
     focal_gamma: NonNegative = 4.0
     focal_scale: Positive = 10.0
     beta: NonNegative = 0.1
     balance: NonNegative = 1.0
     alpha_start: Positive = 10.0
     alpha_end: Positive = 40.0
+    momentum_schedule: Literal["mean", "halving"] = "mean"
     momentum_max: float = Field(default=0.99, ge=0, lt=1)
+    halving_samples: int = Field(default=500_000, ge=1)
     centroid_rows: int = Field(default=100_000, ge=1)
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _has_a_beginning(self) -> TrainSettings:
+        if not self.epochs:
+            raise ValueError("expected at least one epoch: pretrain_epochs and joint_epochs are both 0")
+        if not self.pretrain_epochs and self.start_from is None:
+            raise ValueError("pretrain_epochs 0 needs start_from, a bundle whose network is trained already")
+        return self
+
+    @property
+    def keeps_centroids(self) -> bool:
+        """Whether the first centroids are those of the bundle that training starts from."""
+        return self.start_from is not None and not self.pretrain_epochs
 
     @property
     def epochs(self) -> int:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from sparton.distributed.collectives import raw
 from sparton.distributed.world import Connection
 from sparton.ucluster.losses import clustering, focal, occupation_divergence, soft_assignments, squared_distances
-from sparton.ucluster.model import UCluster
+from sparton.ucluster.networks import Network
 from sparton.ucluster.normalisation import BatchContext
 from sparton.ucluster.settings import TrainSettings
 
@@ -49,9 +49,9 @@ class TrainStep:
         Weights of the losses.
     """
 
-    def __init__(self, connection: Connection, model: UCluster, settings: TrainSettings) -> None:
+    def __init__(self, connection: Connection, model: Network, settings: TrainSettings) -> None:
         self.model = model
-        self.optimiser = keras.optimizers.Adam(learning_rate=settings.learning_rate, name="adam")
+        self.optimiser = keras.optimizers.Adam(settings.learning_rate, epsilon=settings.adam_epsilon, name="adam")
         self.optimiser.build(model.trainable_variables)
         self._connection = connection
         self._settings = settings

@@ -24,14 +24,14 @@ from sparton.data.settings import TRAIN
 from sparton.distributed import agreement, checkpoint
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
-from sparton.optim.schedules import averaging_momentum, ramp, scaled_rate, warmup_cosine
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
-from sparton.ucluster.model import UCluster
 from sparton.ucluster.monitor import Monitor
-from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
+from sparton.ucluster.schedule import schedule_at
+from sparton.ucluster.settings import ModelSettings, TrainSettings
+from sparton.ucluster.start import first_network, identity
 from sparton.ucluster.step import Losses, Schedule, TrainStep
 from sparton.versions import installed_versions
 
@@ -97,13 +97,12 @@ class Trainer:
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
         self.checkpoint_folder = checkpoint_folder
-        self.model = UCluster(model, InputSpec.of(self.manifest), training.seed)
-        self.model.build()
+        self.model = first_network(model, training, self.manifest)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
         self.rows: list[CurveRow] = []
         self._identity = fingerprint(
-            [model.model_dump(mode="json"), training.model_dump(mode="json"), self.manifest.model_dump(mode="json")]
+            [model.model_dump(mode="json"), *identity(training), self.manifest.model_dump(mode="json")]
         )
         self._check_rows()
 
@@ -141,18 +140,8 @@ class Trainer:
         return plan_epoch(self.manifest.shard_rows(TRAIN), world.size, settings.batch_size, settings.seed, epoch)
 
     def schedule(self, epoch: int, step: int, steps: int) -> Schedule:
-        """Return the schedule of step ``step`` of ``steps`` in an epoch, a pure function of the settings."""
-        settings, joint = self.settings, epoch >= self.settings.pretrain_epochs
-        phase_epoch = epoch - settings.pretrain_epochs if joint else epoch
-        phase_epochs = settings.joint_epochs if joint else settings.pretrain_epochs
-        total = phase_epochs * steps
-        peak = settings.joint_learning_rate if joint else settings.learning_rate
-        peak = scaled_rate(peak, self.connection.world.size, settings.linear_scaling)
-        warmup = 0 if joint else min(settings.warmup_steps, total - 1)
-        rate = warmup_cosine(phase_epoch * steps + step, total, peak, warmup, min(settings.min_learning_rate, peak))
-        momentum = averaging_momentum(epoch * steps + step, settings.momentum_max)
-        alpha = ramp(phase_epoch, phase_epochs, settings.alpha_start, settings.alpha_end) if joint else 0.0
-        return Schedule(rate, momentum, alpha, settings.beta if joint else 0.0)
+        """Return the schedule of step ``step`` of ``steps`` in an epoch."""
+        return schedule_at(self.settings, self.connection.world.size, epoch, step, steps)
 
     def _epoch(self, epoch: int) -> None:
         joint = epoch >= self.settings.pretrain_epochs
@@ -198,6 +187,9 @@ class Trainer:
 
     def _place_centroids(self) -> None:
         """Find the first centroids on the gathered embeddings of a sample; rank 0 computes, all take the result."""
+        if self.settings.keeps_centroids:
+            self.monitor.observe(self.settings.alpha_start)
+            return
         embedding = self._sample_embedding()
         found: list[list[float]] | None = None
         if self.connection.world.is_root:

@@ -1,0 +1,278 @@
+"""Layers of the published network, which computes every slot of a jet, padding included.
+
+Tensors are dense, [B, P, C] for slots and [B, P, k, C] for edges. What stands for an empty slot takes part in graphs,
+statistics and sums exactly as in the published code; see ``docs/ucluster.md`` for what that means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from sparton.ucluster.normalisation import BatchContext, BatchNorm, Sums, reduce_sums, row_sums
+
+Tensor = Any
+Affine = tuple[Tensor, Tensor]
+
+PADDING_SHIFT = 1000.0
+"""What an empty slot at either end adds to a squared distance in the first graph."""
+
+SEEDS = 4
+"""Consecutive seeds that an attention layer uses."""
+
+
+class Columns(NamedTuple):
+    """Positions among the features of what the first graph needs: two angles, and what is 0 in empty slots."""
+
+    eta: int
+    phi: int
+    sentinel: int
+
+
+def plane_distance(features: Tensor, columns: Columns) -> Tensor:
+    """Return the squared distances float32[B, P, P] of the first graph.
+
+    A slot whose sentinel is exactly 0 counts as empty, and is 1000 farther from everything, itself included. Angles
+    are corrected for a full turn only where they differ by one, as published.
+
+    Single precision and the order of the terms are part of the definition: near 1000 the numbers are multiples of
+    6e-5, so the particles next to the axis of a jet tie for the neighbourhood of its empty slots, and the first wins.
+    """
+    features = ops.cast(features, "float32")
+    points = ops.stack([features[..., columns.eta], features[..., columns.phi]], axis=-1)
+    phi = features[..., columns.phi]
+    turn = ops.abs(phi[:, None, :] - phi[:, :, None])
+    wrapped = ops.where(turn >= 2 * math.pi, 4 * math.pi**2 - 4 * math.pi * turn, ops.zeros_like(turn))
+    shift = PADDING_SHIFT * ops.cast(ops.equal(features[..., columns.sentinel], 0), "float32")
+    return space_distance(points) + wrapped + shift[:, :, None] + shift[:, None, :]
+
+
+def space_distance(points: Tensor) -> Tensor:
+    """Return the squared Euclidean distances float32[B, P, P] of points [B, P, C], summed in the published order."""
+    points = ops.cast(points, "float32")
+    product = -2 * ops.matmul(points, ops.transpose(points, (0, 2, 1)))
+    squares = ops.sum(points * points, axis=-1)
+    return squares[:, :, None] + product + squares[:, None, :]
+
+
+def nearest_slots(distance: Tensor, k: int) -> Tensor:
+    """Return the ``k`` nearest slots int32[B, P, k] of each slot, as positions among all B P slots of the batch.
+
+    A slot is among its own neighbours unless it is empty. Of equally near ones those that come first are taken.
+    """
+    batch, n_slots = ops.shape(distance)[0], distance.shape[1]
+    _, slots = ops.top_k(-distance, min(k, n_slots))
+    return ops.cast(slots, "int32") + n_slots * ops.arange(batch, dtype="int32")[:, None, None]
+
+
+def slot_sums(values: Tensor, weight: Tensor | None) -> Sums:
+    """Return the statistics of [B, ..., C] over all but the last axis; each jet counts ``weight`` [B] times."""
+    rows = ops.reshape(values, (-1, values.shape[-1]))
+    return row_sums(rows, None if weight is None else ops.repeat(weight, math.prod(values.shape[1:-1])))
+
+
+class Normalised(NamedTuple):
+    """Values [B, ..., C], and the normalisation that they are to go through."""
+
+    norm: BatchNorm | BiasedNorm
+    values: Tensor
+
+
+def scales_and_shifts(parts: Sequence[Normalised], weight: Tensor | None, context: BatchContext | None) -> list[Affine]:
+    """Return scale and shift of each normalisation; the statistics of all share one exchange between ranks."""
+    if context is None:
+        return [part.norm.scale_and_shift(None, None) for part in parts]
+    sums = reduce_sums([slot_sums(part.values, weight) for part in parts], context)
+    return [part.norm.scale_and_shift(own, context) for part, own in zip(parts, sums, strict=True)]
+
+
+class BiasedNorm(keras.layers.Layer):
+    """Batch normalisation of ``x + b``, with the bias b that the published layers have in front of it.
+
+    In training the mean of the batch takes b away again: it changes neither the result nor gets a gradient, which is
+    returned as the exact 0 that rounding only approaches. In inference it shifts ``x`` against the stored averages.
+
+    Parameters
+    ----------
+    epsilon
+        Added to the variance.
+    """
+
+    def __init__(self, epsilon: float = 1e-3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.norm = BatchNorm(epsilon, name="norm")
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create one value of each kind for each channel, the last axis of the input."""
+        self.bias = self.add_weight(name="bias", shape=(input_shape[-1],), initializer="zeros")
+        self.norm.build((None, input_shape[-1]))
+
+    def scale_and_shift(self, sums: Sums | None, context: BatchContext | None) -> Affine:
+        """Return [C] each, so that ``x * scale + shift`` is ``x + b`` normalised.
+
+        Parameters
+        ----------
+        sums
+            Statistics of x over all ranks; None takes the moving averages, which are those of ``x + b``.
+        context
+            The training step; None in inference.
+        """
+        scale, shift = self.norm.scale_and_shift(sums, context)
+        if context is None:
+            return scale, shift + self.bias * scale
+        self.norm.moving_mean.assign_add((1 - context.momentum) * ops.stop_gradient(self.bias))
+        return scale, shift + 0 * self.bias
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+class BiasedDense(keras.layers.Layer):
+    """``ReLU(BN(x W + b))``, shared by all slots, for inputs in parts that are multiplied without being joined.
+
+    Parameters
+    ----------
+    units
+        Channels of the result.
+    epsilon
+        Of the batch normalisation.
+    seed
+        Of the Glorot-uniform initial weights.
+    """
+
+    def __init__(self, units: int, epsilon: float = 1e-3, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.epsilon = epsilon
+        self.seed = seed
+        self.norm = BiasedNorm(epsilon, name="norm")
+
+    def build(self, width: int) -> None:
+        """Create the weights for parts that have ``width`` channels together."""
+        initial = keras.initializers.GlorotUniform(seed=self.seed)
+        self.kernel = self.add_weight(name="kernel", shape=(width, self.units), initializer=initial)
+        self.norm.build((None, self.units))
+
+    def call(
+        self, parts: Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
+    ) -> Tensor:
+        """Return [B, ..., units] for parts [B, ..., C_i]; each jet counts ``weight`` [B] times in the statistics."""
+        total, row = 0, 0
+        for part in parts:
+            total = total + ops.matmul(part, self.kernel[row : row + part.shape[-1]])
+            row += part.shape[-1]
+        ((scale, shift),) = scales_and_shifts([Normalised(self.norm, total)], weight, context)
+        return ops.relu(total * scale + shift)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "units": self.units, "epsilon": self.epsilon, "seed": self.seed}
+
+
+class PublishedAttention(keras.layers.Layer):
+    """Graph attention with one head, as in the published code.
+
+    ``n_i = ReLU(BN(W_n x_i))`` and ``e_ij = ReLU(BN(W_e (x_i - x_j) + b_e))`` encode slots and edges; ``s_i =
+    ReLU(BN(w_s n_i + b_s))`` and ``t_ij = ReLU(BN(w_t e_ij + b_t))`` score them; the result is ``ReLU(sum_j a_ij e_ij +
+    b_o)`` with ``a_ij = softmax_j(LeakyReLU(s_i + t_ij))``.
+
+    Both scores are at least 0, where LeakyReLU is the identity; so s_i cancels in the softmax, and W_n and w_s
+    change nothing and have no gradient. In training they are computed for their moving averages, in inference not
+    at all. ``W_e`` is applied to slots, not to edges: ``W_e (x_i - x_j) = W_e x_i - W_e x_j``.
+
+    Parameters
+    ----------
+    channels
+        Channels of both encodings.
+    epsilon
+        Of the batch normalisations.
+    seed
+        Of the Glorot-uniform initial weights; the next three seeds are used too.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-3, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.epsilon = epsilon
+        self.seed = seed
+        self.slot_norm = BatchNorm(epsilon, name="slot_norm")
+        self.edge_norm = BiasedNorm(epsilon, name="edge_norm")
+        self.self_norm = BiasedNorm(epsilon, name="self_norm")
+        self.neighbour_norm = BiasedNorm(epsilon, name="neighbour_norm")
+
+    def build(self, width: int) -> None:
+        """Create the weights for slots with ``width`` channels."""
+        self.slot_kernel = self._kernel("slot_kernel", (width, self.channels), 0)
+        self.edge_kernel = self._kernel("edge_kernel", (width, self.channels), 1)
+        self.self_kernel = self._kernel("self_kernel", (self.channels, 1), 2)
+        self.neighbour_kernel = self._kernel("neighbour_kernel", (self.channels, 1), 3)
+        self.bias = self.add_weight(name="bias", shape=(self.channels,), initializer="zeros")
+        for norm in (self.slot_norm, self.edge_norm):
+            norm.build((None, self.channels))
+        for norm in (self.self_norm, self.neighbour_norm):
+            norm.build((None, 1))
+
+    def call(
+        self, slots: Tensor, neighbour: Tensor, weight: Tensor | None = None, context: BatchContext | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the attention features and the largest edge encodings of every slot, [B, P, channels] each.
+
+        Parameters
+        ----------
+        slots
+            [B, P, C].
+        neighbour
+            int32[B, P, k]: positions among the B P slots.
+        weight
+            [B]: how often each jet counts in the statistics; None counts each once.
+        context
+            The training step; None in inference.
+        """
+        projected = ops.matmul(slots, self.edge_kernel)
+        others = ops.take(ops.reshape(projected, (-1, self.channels)), neighbour, axis=0)
+        difference = projected[:, :, None, :] - others
+        parts = [Normalised(self.edge_norm, difference)]
+        if context is not None:
+            parts.append(Normalised(self.slot_norm, ops.stop_gradient(ops.matmul(slots, self.slot_kernel))))
+        affine = scales_and_shifts(parts, weight, context)
+        edges = _rectified(difference, affine[0])
+
+        scores = ops.matmul(edges, self.neighbour_kernel)
+        parts = [Normalised(self.neighbour_norm, scores), *self._own_scores(parts[1:], affine[1:])]
+        affine = scales_and_shifts(parts, weight, context)
+        share = ops.softmax(_rectified(scores, affine[0])[..., 0], axis=-1)
+        mixed = ops.matmul(share[:, :, None, :], edges)[:, :, 0]
+        bias = self.bias if context is None else self.bias + 0 * self._idle()
+        return ops.relu(mixed + bias), ops.max(edges, axis=2)
+
+    def _own_scores(self, parts: list[Normalised], affine: list[Affine]) -> list[Normalised]:
+        """Return what the moving averages of the scores s_i are taken of, in training."""
+        encoded = [_rectified(part.values, own) for part, own in zip(parts, affine, strict=True)]
+        return [
+            Normalised(self.self_norm, ops.stop_gradient(ops.matmul(values, self.self_kernel))) for values in encoded
+        ]
+
+    def _idle(self) -> Tensor:
+        """Return the sum of the variables that change nothing: times 0, their gradients are 0 and not missing."""
+        kernels = [self.slot_kernel, self.self_kernel]
+        norms = [self.slot_norm.gamma, self.slot_norm.beta, self.self_norm.norm.gamma, self.self_norm.norm.beta]
+        return sum(ops.sum(variable) for variable in (*kernels, *norms, self.self_norm.bias))
+
+    def _kernel(self, name: str, shape: tuple[int, int], offset: int) -> Any:
+        initial = keras.initializers.GlorotUniform(seed=self.seed + offset)
+        return self.add_weight(name=name, shape=shape, initializer=initial)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "channels": self.channels, "epsilon": self.epsilon, "seed": self.seed}
+
+
+def _rectified(values: Tensor, affine: Affine) -> Tensor:
+    scale, shift = affine
+    return ops.relu(values * scale + shift)

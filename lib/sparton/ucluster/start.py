@@ -1,0 +1,65 @@
+"""Where training starts: at random weights, or at those of a bundle that was made for the same settings and data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparton import storage
+from sparton.data.manifest import Manifest
+from sparton.errors import ConfigError
+from sparton.ucluster import bundle
+from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from sparton.ucluster.networks import Network
+
+MUST_AGREE = ("feature_names", "n_particles", "mass_bin_edges")
+"""What set and bundle must have in common; the statistics of the features are the bundle's."""
+
+
+def first_network(model: ModelSettings, training: TrainSettings, manifest: Manifest) -> Network:
+    """Return the network that training begins with.
+
+    Raises
+    ------
+    ConfigError
+        If the bundle is of another network than the settings', or of other inputs than the set's.
+    DataError
+        If the bundle is damaged.
+    """
+    from sparton.ucluster.networks import create
+
+    if training.start_from is None:
+        return create(model, InputSpec.of(manifest, model.standardises), training.seed)
+    loaded = bundle.load(training.start_from)
+    check_fits(loaded.description, training.start_from, model, manifest)
+    return loaded.model
+
+
+def check_fits(description: bundle.Description, folder: str, model: ModelSettings, manifest: Manifest) -> None:
+    """Check that a bundle is of the network and the inputs that training is about.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first difference.
+    """
+    for name, value in model.model_dump(mode="json").items():
+        found = description.model.model_dump(mode="json")[name]
+        if found != value:
+            raise ConfigError(f"{folder}: the bundle has model.{name}={found}, the settings {value}; make them equal")
+    inputs = InputSpec.of(manifest)
+    for name in MUST_AGREE:
+        found, value = getattr(description.inputs, name), getattr(inputs, name)
+        if found != value:
+            raise ConfigError(
+                f"{folder}: the bundle reads {name} {found}, the training set has {value}; prepare the set accordingly"
+            )
+
+
+def identity(training: TrainSettings) -> list[object]:
+    """Return what decides the result of a training: of the bundle that it starts from the content, not the place."""
+    plain = training.model_dump(mode="json", exclude={"start_from"})
+    if training.start_from is None:
+        return [plain]
+    return [plain, storage.sha256(storage.join(training.start_from, bundle.SUMS))]

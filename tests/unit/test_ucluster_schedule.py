@@ -1,0 +1,90 @@
+"""The schedules of a training: the published ones of the committed configuration, and what the settings refuse."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from sparton.config import load_config
+from sparton.errors import ConfigError
+from sparton.pipeline import PipelineSettings
+from sparton.ucluster.schedule import schedule_at
+from sparton.ucluster.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+LOG = ROOT / ".." / "shared" / "data" / "ucluster_wztop" / "log_dkm.txt"
+STEPS = 591  # of the published run in an epoch: 302,664 jets in batches of 512, the rest left out
+
+
+@pytest.fixture(scope="module")
+def settings() -> PipelineSettings:
+    return load_config(PipelineSettings, ROOT / "conf" / "ucluster_published.yaml")
+
+
+def test_published_configuration_has_the_published_values(settings: PipelineSettings) -> None:
+    model, train, features = settings.model, settings.train, settings.prepare.features
+    assert model.network == "published"
+    assert (model.n_clusters, model.embedding, model.neighbours, model.epsilon) == (3, 3, 10, 1e-3)
+    assert (model.attention, model.first_block, model.second_block) == ((16, 128), (64, 128), (256, 256))
+    assert model.head == (256, 128)
+    assert (train.batch_size * settings.launch.workers, train.pretrain_epochs, train.joint_epochs) == (512, 21, 179)
+    assert (train.focal_gamma, train.focal_scale, train.beta, train.balance) == (4, 10, 10, 0)
+    assert (train.adam_epsilon, train.linear_scaling) == (1e-8, False)
+    assert (features.n_particles, len(features.mass_bin_edges), features.mass_bin_edges[-1]) == (100, 20, 200)
+    assert settings.prepare.mass_window == (10, 200)
+    assert sorted(settings.prepare.labels or ()) == ["W", "Z", "t"]
+
+
+def test_published_schedules(settings: PipelineSettings) -> None:
+    """The formulas of the published script, with all that they depend on, in its own order of steps."""
+    for epoch in range(200):
+        for step in (0, 1, STEPS - 1):
+            found = schedule_at(settings.train, 1, epoch, step, STEPS)
+            stair = (epoch * STEPS + step) * 512 // 500_000
+            assert found.learning_rate == pytest.approx(max(1e-3 * 0.5**stair, 1e-5))
+            assert found.momentum == pytest.approx(min(0.99, 1 - 0.5 * 0.5**stair))
+            assert found.alpha == pytest.approx(5 * (epoch - 19) if epoch > 20 else 0)
+            assert found.beta == (10 if epoch > 20 else 0)
+
+
+def test_schedules_count_the_jets_of_all_workers(settings: PipelineSettings) -> None:
+    quarter = settings.train.model_copy(update={"batch_size": 128})
+    for epoch, step in ((0, 0), (1, 385), (1, 386), (30, 7)):
+        assert schedule_at(quarter, 4, epoch, step, STEPS) == schedule_at(settings.train, 1, epoch, step, STEPS)
+    first, second = (schedule_at(quarter, 4, 1, step, STEPS).learning_rate for step in (385, 386))
+    assert (first, second) == (1e-3, 5e-4)
+
+
+def test_learning_rates_are_those_that_the_published_run_logged(settings: PipelineSettings) -> None:
+    if not LOG.exists():
+        pytest.skip(f"{LOG} is not there")
+    logged = [float(line.split()[-1]) for line in LOG.read_text().splitlines() if line.startswith("learning rate")]
+    found = [schedule_at(settings.train, 1, epoch, STEPS - 1, STEPS).learning_rate for epoch in range(len(logged))]
+    assert len(logged) == 200
+    assert found == pytest.approx(logged, abs=5.1e-7)  # six decimals were logged
+
+
+def test_default_schedules_fall_in_each_phase_and_rise_in_alpha() -> None:
+    settings = TrainSettings(pretrain_epochs=2, joint_epochs=3, warmup_steps=5)
+    found = [schedule_at(settings, 1, epoch, step, 10) for epoch in range(5) for step in range(10)]
+    assert found[4].learning_rate == settings.learning_rate
+    assert found[20].learning_rate == settings.joint_learning_rate
+    assert found[19].learning_rate == found[-1].learning_rate == settings.min_learning_rate
+    assert [schedule.alpha for schedule in found[20::10]] == [10, 25, 40]
+    assert all(one.momentum <= other.momentum for one, other in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.pretrain_epochs=0"], "needs start_from"),
+        (["train.pretrain_epochs=0", "train.joint_epochs=0", "train.start_from=a"], "at least one epoch"),
+        (["train.rate_schedule=linear"], "'cosine' or 'halving'"),
+        (["model.network=publsihed"], "'default' or 'published'"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(PipelineSettings, None, overrides)
