@@ -21,6 +21,22 @@ LEAK = 0.2  # slope of the attention's LeakyReLU below 0
 SMALL = 1e-30  # keeps the softmax of a node without neighbours finite
 
 
+def multiply_parts(parts: Sequence[Tensor], kernel: Tensor) -> Tensor:
+    """Return ``x W`` [n, units] for x [n, C] in parts [n, C_i].
+
+    Where the result is wider than x it is cheaper to join the parts than to add their products.
+    """
+    widths = [part.shape[-1] for part in parts]
+    if len(parts) > 1 and sum(widths) < kernel.shape[-1] * len(parts):
+        return ops.matmul(ops.concatenate(list(parts), axis=-1), kernel)
+    total, row = None, 0
+    for part, width in zip(parts, widths, strict=True):
+        product = ops.matmul(part, kernel[row : row + width])
+        total = product if total is None else total + product
+        row += width
+    return total
+
+
 class DenseNorm(keras.layers.Layer):
     """``ReLU(BN(x W))`` for rows that are given in parts, which are multiplied without being joined.
 
@@ -59,13 +75,7 @@ class DenseNorm(keras.layers.Layer):
 
     def linear(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
         """Return ``x W`` [n, units], before the normalisation."""
-        parts = parts if isinstance(parts, list | tuple) else [parts]
-        total, row = None, 0
-        for part in parts:
-            product = ops.matmul(part, self.kernel[row : row + part.shape[-1]])
-            total = product if total is None else total + product
-            row += part.shape[-1]
-        return total
+        return multiply_parts(parts if isinstance(parts, list | tuple) else [parts], self.kernel)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from sparton.errors import ConfigError
+from sparton.ucluster.graph import Graph
 from sparton.ucluster.model import Outputs
 from sparton.ucluster.normalisation import BatchContext
 from sparton.ucluster.published_layers import (
@@ -37,11 +38,12 @@ GLOBAL_WIDTH = 16
 
 
 class Encoded(NamedTuple):
-    """What the body makes of a batch: the outputs of the layers of each block, and of each block's largest edges."""
+    """What the body makes of the slots [B P, ...]: outputs of each block's layers, largest edges, weights [B P]."""
 
     first: list[Tensor]
     second: list[Tensor]
     edges: list[Tensor]
+    weight: Tensor | None
 
 
 class Body(keras.layers.Layer):
@@ -94,20 +96,22 @@ class Body(keras.layers.Layer):
         self.built = True
 
     def call(self, features: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Encoded:
-        """Return what is made of features [B, P, F]."""
-        k = self.settings.neighbours
+        """Return what is made of features [B, P, F], one row a slot; jets count ``weight`` [B] times."""
+        k, n_slots = self.settings.neighbours, features.shape[1]
+        weight = None if weight is None else ops.repeat(weight, n_slots)
+        rows = as_rows(features)
         graph = nearest_slots(plane_distance(features, self.columns), k)
-        first, first_edges = self._block(0, features, features, graph, weight, context)
-        graph = nearest_slots(space_distance(first[-1]), k)
-        second, second_edges = self._block(1, features, first[-1], graph, weight, context)
-        return Encoded(first, second, [first_edges, second_edges])
+        first, first_edges = self._block(0, rows, rows, graph, weight, context)
+        graph = nearest_slots(space_distance(as_slots(first[-1], n_slots)), k)
+        second, second_edges = self._block(1, rows, first[-1], graph, weight, context)
+        return Encoded(first, second, [first_edges, second_edges], weight)
 
     def _block(
         self,
         index: int,
         features: Tensor,
         slots: Tensor,
-        graph: Tensor,
+        graph: Graph,
         weight: Tensor | None,
         context: BatchContext | None,
     ) -> tuple[list[Tensor], Tensor]:
@@ -217,7 +221,8 @@ class PublishedUCluster(PublishedNetwork):
         """
         encoded = self.body(features, weight=weight, context=context)
         parts = [*encoded.first, *encoded.second, *encoded.edges]
-        embedding = ops.mean(self.aggregate(parts, weight=weight, context=context), axis=1)
+        slots = self.aggregate(parts, weight=encoded.weight, context=context)
+        embedding = ops.mean(as_slots(slots, features.shape[1]), axis=1)
         rows = embedding
         for layer in self.head:
             rows = layer([rows], weight=weight, context=context)
@@ -261,7 +266,7 @@ class PublishedParticleUCluster(PublishedNetwork):
         for layer in self.head:
             layer.build(width)
             width = layer.units
-        self.logits.build((None, None, width))
+        self.logits.build((None, width))
         self.built = True
 
     def call(
@@ -290,11 +295,12 @@ class PublishedParticleUCluster(PublishedNetwork):
         encoded = self.body(features, weight=weight, context=context)
         jets = self.expand([global_features], weight=weight, context=context)
         parts = [*encoded.first, *encoded.second, self._on_slots(jets, features), *encoded.edges]
-        embedding = ops.max(self.aggregate(parts, weight=weight, context=context), axis=1)
+        slots = self.aggregate(parts, weight=encoded.weight, context=context)
+        embedding = ops.max(as_slots(slots, features.shape[1]), axis=1)
         parts = [self._on_slots(embedding, features), encoded.first[0], encoded.second[0]]
         for layer in self.head:
-            parts = [layer(parts, weight=weight, context=context)]
-        return Outputs(embedding, self.logits(parts[0]))
+            parts = [layer(parts, weight=encoded.weight, context=context)]
+        return Outputs(embedding, as_slots(self.logits(parts[0]), features.shape[1]))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal, untrained network."""
@@ -302,8 +308,18 @@ class PublishedParticleUCluster(PublishedNetwork):
 
     @staticmethod
     def _on_slots(rows: Tensor, features: Tensor) -> Tensor:
-        """Return rows [B, C] on every slot, [B, P, C]."""
-        return ops.repeat(rows[:, None, :], features.shape[1], axis=1)
+        """Return rows [B, C] on every slot, [B P, C]."""
+        return ops.repeat(rows, features.shape[1], axis=0)
+
+
+def as_rows(slots: Tensor) -> Tensor:
+    """Return slots [B, P, C] as rows [B P, C]."""
+    return ops.reshape(slots, (-1, slots.shape[-1]))
+
+
+def as_slots(rows: Tensor, n_slots: int) -> Tensor:
+    """Return rows [B P, C] as slots [B, P, C]."""
+    return ops.reshape(rows, (-1, n_slots, rows.shape[-1]))
 
 
 def _seeds(seed: int) -> list[int]:

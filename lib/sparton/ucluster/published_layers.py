@@ -1,22 +1,26 @@
 """Layers of the published network, which computes every slot of a jet, padding included.
 
-Tensors are dense, [B, P, C] for slots and [B, P, k, C] for edges. What stands for an empty slot takes part in graphs,
-statistics and sums exactly as in the published code; see ``docs/ucluster.md`` for what that means.
+All slots of a batch are rows of one matrix, [B P, C]. What stands for an empty slot takes part in graphs, statistics
+and sums exactly as in the published code; see ``docs/ucluster.md`` for what that means.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import keras
 from keras import ops
 
-from sparton.ucluster.normalisation import BatchContext, BatchNorm, Sums, reduce_sums, row_sums
+from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
+from sparton.ucluster.graph import Graph
+from sparton.ucluster.layers import multiply_parts
+from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, Sums, reduce_sums, row_sums, scaled_relu
 
 Tensor = Any
-Affine = tuple[Tensor, Tensor]
+
+AnyNorm = Union[BatchNorm, "BiasedNorm"]
 
 PADDING_SHIFT = 1000.0
 """What an empty slot at either end adds to a squared distance in the first graph."""
@@ -59,35 +63,22 @@ def space_distance(points: Tensor) -> Tensor:
     return squares[:, :, None] + product + squares[:, None, :]
 
 
-def nearest_slots(distance: Tensor, k: int) -> Tensor:
-    """Return the ``k`` nearest slots int32[B, P, k] of each slot, as positions among all B P slots of the batch.
+def nearest_slots(distance: Tensor, k: int) -> Graph:
+    """Return the ``k`` nearest slots of each slot by distances [B, P, P].
 
     A slot is among its own neighbours unless it is empty. Of equally near ones those that come first are taken.
     """
     batch, n_slots = ops.shape(distance)[0], distance.shape[1]
     _, slots = ops.top_k(-distance, min(k, n_slots))
-    return ops.cast(slots, "int32") + n_slots * ops.arange(batch, dtype="int32")[:, None, None]
+    starts = n_slots * ops.arange(batch + 1, dtype="int32")
+    neighbour = ops.reshape(ops.cast(slots, "int32") + starts[:-1, None, None], (-1, min(k, n_slots)))
+    return Graph(neighbour, ops.full_like(neighbour[:, 0], neighbour.shape[1]), starts)
 
 
-def slot_sums(values: Tensor, weight: Tensor | None) -> Sums:
-    """Return the statistics of [B, ..., C] over all but the last axis; each jet counts ``weight`` [B] times."""
-    rows = ops.reshape(values, (-1, values.shape[-1]))
-    return row_sums(rows, None if weight is None else ops.repeat(weight, math.prod(values.shape[1:-1])))
-
-
-class Normalised(NamedTuple):
-    """Values [B, ..., C], and the normalisation that they are to go through."""
-
-    norm: BatchNorm | BiasedNorm
-    values: Tensor
-
-
-def scales_and_shifts(parts: Sequence[Normalised], weight: Tensor | None, context: BatchContext | None) -> list[Affine]:
+def affine_of(parts: Sequence[tuple[AnyNorm, Sums]], context: BatchContext) -> list[Affine]:
     """Return scale and shift of each normalisation; the statistics of all share one exchange between ranks."""
-    if context is None:
-        return [part.norm.scale_and_shift(None, None) for part in parts]
-    sums = reduce_sums([slot_sums(part.values, weight) for part in parts], context)
-    return [part.norm.scale_and_shift(own, context) for part, own in zip(parts, sums, strict=True)]
+    sums = reduce_sums([own for _, own in parts], context)
+    return [norm.scale_and_shift(own, context) for (norm, _), own in zip(parts, sums, strict=True)]
 
 
 class BiasedNorm(keras.layers.Layer):
@@ -162,13 +153,12 @@ class BiasedDense(keras.layers.Layer):
     def call(
         self, parts: Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
     ) -> Tensor:
-        """Return [B, ..., units] for parts [B, ..., C_i]; each jet counts ``weight`` [B] times in the statistics."""
-        total, row = 0, 0
-        for part in parts:
-            total = total + ops.matmul(part, self.kernel[row : row + part.shape[-1]])
-            row += part.shape[-1]
-        ((scale, shift),) = scales_and_shifts([Normalised(self.norm, total)], weight, context)
-        return ops.relu(total * scale + shift)
+        """Return [n, units] for parts [n, C_i]; each row counts ``weight`` [n] times in the statistics."""
+        rows = multiply_parts(parts, self.kernel)
+        if context is None:
+            return scaled_relu(rows, self.norm.scale_and_shift(None, None))
+        sums, rows = row_sums(rows, weight)
+        return scaled_relu(rows, *affine_of([(self.norm, sums)], context))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
@@ -219,44 +209,46 @@ class PublishedAttention(keras.layers.Layer):
             norm.build((None, 1))
 
     def call(
-        self, slots: Tensor, neighbour: Tensor, weight: Tensor | None = None, context: BatchContext | None = None
+        self, slots: Tensor, graph: Graph, weight: Tensor | None = None, context: BatchContext | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the attention features and the largest edge encodings of every slot, [B, P, channels] each.
+        """Return the attention features and the largest edge encodings of every slot, [B P, channels] each.
 
         Parameters
         ----------
         slots
-            [B, P, C].
-        neighbour
-            int32[B, P, k]: positions among the B P slots.
+            [B P, C].
+        graph
+            The neighbours of the slots.
         weight
-            [B]: how often each jet counts in the statistics; None counts each once.
+            [B P]: how often each slot counts in the statistics; None counts each once.
         context
             The training step; None in inference.
         """
-        projected = ops.matmul(slots, self.edge_kernel)
-        others = ops.take(ops.reshape(projected, (-1, self.channels)), neighbour, axis=0)
-        difference = projected[:, :, None, :] - others
-        parts = [Normalised(self.edge_norm, difference)]
-        if context is not None:
-            parts.append(Normalised(self.slot_norm, ops.stop_gradient(ops.matmul(slots, self.slot_kernel))))
-        affine = scales_and_shifts(parts, weight, context)
-        edges = _rectified(difference, affine[0])
-
-        scores = ops.matmul(edges, self.neighbour_kernel)
-        parts = [Normalised(self.neighbour_norm, scores), *self._own_scores(parts[1:], affine[1:])]
-        affine = scales_and_shifts(parts, weight, context)
-        share = ops.softmax(_rectified(scores, affine[0])[..., 0], axis=-1)
-        mixed = ops.matmul(share[:, :, None, :], edges)[:, :, 0]
+        projected, k = ops.matmul(slots, self.edge_kernel), graph.neighbour.shape[1]
+        if context is None:
+            affine, score_affine = (norm.scale_and_shift(None, None) for norm in (self.edge_norm, self.neighbour_norm))
+            scores = self._scores(projected, graph, affine)
+        else:
+            of_edges, projected = edge_sums(projected, graph, weight)
+            own = ops.stop_gradient(ops.matmul(slots, self.slot_kernel))
+            parts: list[tuple[AnyNorm, Sums]] = [
+                (self.edge_norm, of_edges),
+                (self.slot_norm, row_sums(own, weight)[0]),
+            ]
+            affine, own_affine = affine_of(parts, context)
+            own = ops.stop_gradient(ops.matmul(scaled_relu(own, own_affine), self.self_kernel))
+            each = None if weight is None else ops.repeat(weight, k)
+            of_scores, scores = row_sums(self._scores(projected, graph, affine), each)
+            parts = [(self.neighbour_norm, of_scores), (self.self_norm, row_sums(own, weight)[0])]
+            score_affine, _ = affine_of(parts, context)
+        logits = ops.reshape(ops.relu(scores * score_affine[0] + score_affine[1]), (-1, k))
+        mixed, largest = mix_edges(projected, graph, affine, ops.softmax(logits, axis=-1))
         bias = self.bias if context is None else self.bias + 0 * self._idle()
-        return ops.relu(mixed + bias), ops.max(edges, axis=2)
+        return ops.relu(mixed + bias), largest
 
-    def _own_scores(self, parts: list[Normalised], affine: list[Affine]) -> list[Normalised]:
-        """Return what the moving averages of the scores s_i are taken of, in training."""
-        encoded = [_rectified(part.values, own) for part, own in zip(parts, affine, strict=True)]
-        return [
-            Normalised(self.self_norm, ops.stop_gradient(ops.matmul(values, self.self_kernel))) for values in encoded
-        ]
+    def _scores(self, projected: Tensor, graph: Graph, affine: Affine) -> Tensor:
+        """Return ``w_t e_ij`` of all edges, [B P k, 1]."""
+        return ops.reshape(edge_scores(projected, graph, affine, self.neighbour_kernel[:, 0]), (-1, 1))
 
     def _idle(self) -> Tensor:
         """Return the sum of the variables that change nothing: times 0, their gradients are 0 and not missing."""
@@ -271,8 +263,3 @@ class PublishedAttention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "channels": self.channels, "epsilon": self.epsilon, "seed": self.seed}
-
-
-def _rectified(values: Tensor, affine: Affine) -> Tensor:
-    scale, shift = affine
-    return ops.relu(values * scale + shift)
