@@ -129,14 +129,15 @@ class BatchNorm(keras.layers.Layer):
         else:
             count = ops.maximum(sums.count, 1)
             mean = sums.total / count
-            variance = ops.maximum(sums.squares / count - mean * mean, 0)
+            variance = ops.maximum(sums.squares / count - ops.square(mean), 0)
             self._average(self.moving_mean, mean, context.momentum)
             self._average(self.moving_variance, variance, context.momentum)
         scale = ops.rsqrt(variance + self.epsilon)
+        shift = -mean * scale
         if not self.affine:
-            return scale, -mean * scale
-        scale = self.gamma * scale
-        return scale, self.beta - mean * scale
+            return scale, shift
+        # No tensor has more than two uses: TensorFlow adds the gradients of three in an order that changes by trace.
+        return self.gamma * scale, self.beta + self.gamma * shift
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""

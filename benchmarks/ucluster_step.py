@@ -1,0 +1,253 @@
+"""One training step and one inference of UCluster against the published layers written out plainly, side by side.
+
+All read the same jets, in turns, so that whatever else the machine does hits all of them. Ratios are over the oracle,
+``parts/published_oracle.py``. The floor is what the multiplications of the dense layers alone would take at the rate at
+which TensorFlow multiplies matrices on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from parts.contest import memory_bandwidth
+from parts.published_oracle import PUBLISHED, Oracle, focal_loss, random_weights
+from sparton import storage
+from sparton.data.featurize import FeatureSpec
+from sparton.distributed.collectives import LocalCollectives
+from sparton.distributed.world import Connection, World
+from sparton.physics.features import mass_bins, ucluster_features
+from sparton.ucluster.backend import portable
+from sparton.ucluster.networks import create
+from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
+from sparton.ucluster.step import Schedule, TrainStep
+from tests.synthetic import random_jets
+
+RESULTS = Path(__file__).parent / "results"
+SLOTS = 100
+MEAN_CONSTITUENTS = 54  # of generated W, Z and top jets without underlying event
+GEMM = (25_000, 256, 256)  # the network's largest product at batch 512
+TRAINING_FACTOR = 3  # a product forward, and two of the same size backward
+SCHEDULE = Schedule(1e-3, 0.9, 10.0, 0.1)
+
+Batch = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who takes part: ``run`` a batch; ``flops`` a jet in products of dense layers; what the project asks of it."""
+
+    task: str
+    name: str
+    run: Callable[[Batch], Any]
+    flops: float
+    goal: str = ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run all contestants in turns and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch-size", type=int, default=512, help="jets of a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each contestant, after one that is not")
+    parser.add_argument("--save", action="store_true", help=f"keep the table in {RESULTS.name}/ucluster_step.json")
+    options = parser.parse_args(arguments)
+    spec = FeatureSpec(n_particles=SLOTS)
+    batches = [_batch(spec, options.batch_size, seed) for seed in range(2)]
+    rate, bandwidth = gemm_rate(), memory_bandwidth()
+    entries = _entries(spec, batches)
+    seconds: dict[int, list[float]] = {index: [] for index in range(len(entries))}
+    for turn in range(options.rounds + 1):
+        for index, entry in enumerate(entries):
+            for batch in batches:
+                started = time.perf_counter()
+                np.asarray(entry.run(batch))
+                if turn:
+                    seconds[index].append(time.perf_counter() - started)
+    rows = [_row(entry, seconds[index], options.batch_size, rate) for index, entry in enumerate(entries)]
+    _compare(rows)
+    title = (
+        f"{os.cpu_count()} cores, GEMM {rate / 1e9:.0f} GFLOP/s, one core copies at {bandwidth / 1e9:.1f} GB/s, "
+        f"batch {options.batch_size}, {SLOTS} slots, {_mean(batches):.1f} particles a jet"
+    )
+    _show(rows, title)
+    if options.save:
+        storage.make_dirs(str(RESULTS))
+        storage.write_json(str(RESULTS / "ucluster_step.json"), {"title": title, "rows": rows})
+    return 0
+
+
+def gemm_rate() -> float:
+    """Return the FLOP/s of TensorFlow's matrix product at the size of the network's largest layer."""
+    rows, inner, columns = GEMM
+    left, right = tf.random.normal((rows, inner)), tf.random.normal((inner, columns))
+    product = tf.function(tf.matmul)
+    times = []
+    for _ in range(12):
+        started = time.perf_counter()
+        product(left, right).numpy()
+        times.append(time.perf_counter() - started)
+    return 2 * math.prod(GEMM) / statistics.median(times)
+
+
+def node_flops(settings: ModelSettings, features: int) -> float:
+    """Return the FLOP of one particle's (or slot's) forward products in dense layers."""
+    width, macs = features, 0
+    for attention, block in zip(settings.attention, (settings.first_block, settings.second_block), strict=True):
+        macs += 2 * width * attention
+        width = features + attention
+        for units in block:
+            macs += width * units
+            width = units
+    everything = sum((*settings.first_block, *settings.second_block, *settings.attention))
+    return 2.0 * (macs + everything * settings.embedding)
+
+
+def oracle_flops(settings: ModelSettings, features: int) -> float:
+    """Return the same where the edges go through a dense layer of their own, each with its score."""
+    inputs = (features, settings.first_block[-1])
+    once = sum(width * units for width, units in zip(inputs, settings.attention, strict=True))
+    scored = sum(settings.attention)
+    return node_flops(settings, features) + 2.0 * ((settings.neighbours - 1) * once + settings.neighbours * scored)
+
+
+def _entries(spec: FeatureSpec, batches: list[Batch]) -> list[Entry]:
+    features = len(spec.feature_names)
+    default, published = ModelSettings(), ModelSettings(network="published")
+    inputs = InputSpec(
+        feature_names=spec.feature_names,
+        feature_mean=(0.0,) * features,
+        feature_std=(1.0,) * features,
+        n_particles=SLOTS,
+        mass_bin_edges=spec.mass_bin_edges,
+    )
+    oracle = Oracle.of(random_weights(PUBLISHED))
+    slot, particle = SLOTS * node_flops(published, features), _mean(batches) * node_flops(default, features)
+    plain = SLOTS * oracle_flops(published, features)
+    both: list[Callable[[], Any]] = [contextlib.nullcontext, portable]
+    entries = []
+    for task, factor, make in (("training", TRAINING_FACTOR, _trainer), ("inference", 1, _inference)):
+        run = _oracle_step(oracle) if task == "training" else _oracle_inference(oracle)
+        entries.append(Entry(task, "oracle: published layers, edge by edge", run, factor * plain))
+        for settings, goal, flops in ((published, ">= 4", slot), (default, ">= 8", particle)):
+            for where, context in zip(("compiled kernels", "any backend"), both, strict=True):
+                name = f"{settings.network} network, {where}"
+                entries.append(Entry(task, name, make(settings, inputs, context), factor * flops, goal))
+    return entries
+
+
+def _trainer(settings: ModelSettings, inputs: InputSpec, context: Callable[[], Any]) -> Callable[[Batch], Any]:
+    network = create(settings, inputs, 1)
+    step = TrainStep(Connection(World(), LocalCollectives()), network, TrainSettings())
+
+    def run(batch: Batch) -> Any:
+        with context():
+            return step(batch, SCHEDULE).total
+
+    return run
+
+
+def _inference(settings: ModelSettings, inputs: InputSpec, context: Callable[[], Any]) -> Callable[[Batch], Any]:
+    network = create(settings, inputs, 1)
+    shapes = [tf.TensorSpec((None, SLOTS, inputs.n_features)), tf.TensorSpec((None,), tf.int32)]
+    embed = tf.function(lambda features, counts: network(features, counts).embedding, input_signature=shapes)
+
+    def run(batch: Batch) -> Any:
+        with context():
+            return embed(batch["features"], batch["n_particles"])
+
+    return run
+
+
+def _oracle_step(oracle: Oracle) -> Callable[[Batch], Any]:
+    variables = list(oracle.trainable.values())
+    optimiser = tf.keras.optimizers.Adam(1e-3)
+    optimiser.build(variables)
+
+    @tf.function
+    def step(features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            _, logits = oracle(features, training=True)
+            loss = tf.reduce_mean(focal_loss(logits, target))
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        optimiser.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    return lambda batch: step(batch["features"], batch["target"])
+
+
+def _oracle_inference(oracle: Oracle) -> Callable[[Batch], Any]:
+    embed = tf.function(lambda features: oracle(features)[0])
+    return lambda batch: embed(batch["features"])
+
+
+def _batch(spec: FeatureSpec, size: int, seed: int) -> Batch:
+    jets, _ = random_jets(size, seed=seed, mean_constituents=MEAN_CONSTITUENTS)
+    features, counts = ucluster_features(jets, spec.n_particles)
+    return {
+        "features": tf.constant(features),
+        "n_particles": tf.constant(counts, tf.int32),
+        "target": tf.constant(mass_bins(jets.jet_mass, spec.mass_bin_edges), tf.int32),
+        "weight": tf.ones(size),
+    }
+
+
+def _mean(batches: list[Batch]) -> float:
+    return float(np.mean([np.mean(batch["n_particles"]) for batch in batches]))
+
+
+def _row(entry: Entry, seconds: list[float], size: int, rate: float) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    return {
+        "task": entry.task,
+        "name": entry.name,
+        "jets_per_second": size / median,
+        "best": size / min(seconds),
+        "goal": entry.goal,
+        "mflop": entry.flops / 1e6,
+        "floor_jets_per_second": rate / entry.flops,
+        "of_gemm_rate": size / median * entry.flops / rate,
+    }
+
+
+def _compare(rows: list[dict[str, Any]]) -> None:
+    reference = {row["task"]: row["jets_per_second"] for row in reversed(rows) if row["name"].startswith("oracle")}
+    for row in rows:
+        row["ratio"] = row["jets_per_second"] / reference[row["task"]]
+
+
+def _show(rows: list[dict[str, Any]], title: str) -> None:
+    headings = ("what", "jets/s (median)", "(best)", "ratio", "goal", "MFLOP/jet", "floor, jets/s", "of GEMM rate")
+    table = Table(*headings, title=title)
+    for previous, row in zip((None, *rows), rows, strict=False):
+        if previous is None or previous["task"] != row["task"]:
+            table.add_section()
+            table.add_row(f"[bold]{row['task']}[/bold]")
+        table.add_row(
+            row["name"],
+            f"{row['jets_per_second']:,.0f}",
+            f"{row['best']:,.0f}",
+            f"{row['ratio']:.1f}",
+            row["goal"],
+            f"{row['mflop']:.1f}",
+            f"{row['floor_jets_per_second']:,.0f}",
+            f"{row['of_gemm_rate']:.2f}",
+        )
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
