@@ -24,7 +24,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sparton import lease
-from sparton.errors import DataError
+from sparton.errors import DataError, naming
 
 MANIFEST = "_manifest.json"  # Spark skips files whose names start with an underscore
 READ_BLOCK = 1 << 20  # bytes
@@ -153,7 +153,11 @@ def copy_folder(source: str, target: str) -> None:
     """Copy all files below a folder; the two may lie on different storage."""
     for path in list_files(source):
         make_dirs(parent(join(target, path)))
-        with open_file(join(source, path)) as content, open_file(join(target, path), "wb") as copy:
+        with (
+            naming(join(target, path)),
+            open_file(join(source, path)) as content,
+            open_file(join(target, path), "wb") as copy,
+        ):
             shutil.copyfileobj(content, copy, READ_BLOCK)
 
 
@@ -197,7 +201,7 @@ def write_text(path: str, text: str) -> None:
     make_dirs(parent(path))
     aside = join(parent(path), f".{name(path)}.{uuid.uuid4().hex}")
     try:
-        with open_file(aside, "wb") as stream:
+        with naming(path), open_file(aside, "wb") as stream:
             stream.write(text.encode("utf-8"))
         rename(aside, path)
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,3 +241,21 @@ def test_a_damaged_last_shard_is_noticed_before_it_is_merged(spark: SparkSession
     ):
         write_training_set(spark, jets, SETTINGS, out, extend=True)
     assert last.read_bytes() == bytes(damaged)
+
+
+def test_a_full_disk_leaves_the_old_set(spark: SparkSession, small_disk: Path, tmp_path: Path) -> None:
+    jets, output = tmp_path / "jets", small_disk / "set"
+    jets.mkdir()
+    pq.write_table(jets_table(100, seed=1), jets / "a.parquet")
+    pipeline.prepare(settings_in(tmp_path), output=str(output))
+    before = sorted((path, path.stat().st_ino) for path in small_disk.rglob("*"))
+    pq.write_table(jets_table(900, seed=2, first_id=100), jets / "b.parquet")
+    for append in (True, False):
+        with pytest.raises(DataError, match=rf"^writing shards to {output}\S+: .*No space left on device$") as error:
+            pipeline.prepare(settings_in(tmp_path), output=str(output), append=append)
+        assert len(str(error.value).splitlines()) == 1
+        assert sorted((path, path.stat().st_ino) for path in small_disk.rglob("*")) == before
+    assert pipeline.info(str(output), verify=True).problems == []
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    pipeline.prepare(settings_in(tmp_path), output=str(output), append=True)
+    assert ids_in(output, read_manifest(str(output))) == list(range(1000))

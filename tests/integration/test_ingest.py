@@ -288,19 +288,6 @@ def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]
     assert not (tmp_path / "jets" / "_ingest.json").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_full_disk_publishes_nothing(source: tuple[Path, dict[str, Jets]], small_disk: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No space left on device"):
         run(tmp_path, [source[0] / "a.h5"], output=str(small_disk / "jets"))

@@ -15,6 +15,7 @@ from sparton.errors import DataError
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
 UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
 JAVA_REASON = re.compile(r"^: [\w.$]+(?:Exception|Error): (?P<reason>.+)$", re.MULTILINE)
+NO_SPACE = "No space left on device"
 LOST = re.compile(r"(?:ExecutorLostFailure|Python worker exited unexpectedly).*")
 TRACEBACK = "Traceback (most recent call last):"
 
@@ -66,4 +67,6 @@ def _reason(text: str) -> str:
     line = java["reason"] if java else (text.strip() or "Spark gave no reason").splitlines()[0]
     if lost := LOST.search(line):
         return f"a task was lost, killed or out of memory, and no attempt is left: {lost[0]}"
+    if NO_SPACE in line:  # Java does not say where
+        return f"{NO_SPACE}, of the output or of Spark's scratch folders (spark.local.dir, SPARK_LOCAL_DIRS)"
     return line
