@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparton import pipeline, storage
+from sparton import pipeline, publication, storage
 from sparton.config import load_config
 from sparton.data.featurize import FeatureSpec, decode_features
 from sparton.data.layout import shuffle_key, split_of
@@ -220,7 +220,7 @@ def test_an_extension_is_a_function_of_the_set_and_the_files(spark: SparkSession
         storage.link(str(grown / "before" / path), str(tmp_path / "set" / path))
     new = pq.read_table(grown / "jets" / "b.parquet")
     pq.write_table(new.take(np.random.default_rng(1).permutation(new.num_rows)), tmp_path / "b.parquet")
-    with storage.extend(str(tmp_path / "set")) as staging:
+    with publication.extend(str(tmp_path / "set")) as staging:
         jets = spark.read.parquet(str(tmp_path / "b.parquet")).repartition(3)
         write_training_set(spark, jets, SETTINGS, staging, extend=True)
     assert read_manifest(str(tmp_path / "set")).splits == read_manifest(str(grown / "set")).splits
@@ -237,7 +237,7 @@ def test_a_damaged_last_shard_is_noticed_before_it_is_merged(spark: SparkSession
     jets = spark.read.parquet(str(grown / "jets" / "b.parquet"))
     with (
         pytest.raises(DataError, match=r"SHA-256 differs from the manifest's"),
-        storage.extend(str(tmp_path / "set")) as out,
+        publication.extend(str(tmp_path / "set")) as out,
     ):
         write_training_set(spark, jets, SETTINGS, out, extend=True)
     assert last.read_bytes() == bytes(damaged)

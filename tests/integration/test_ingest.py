@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparton import storage
+from sparton import publication
 from sparton.config import load_config
 from sparton.data.events import events_view
 from sparton.data.ingest import read_ingest_record
@@ -281,7 +281,7 @@ def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
 
 def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
     with (
-        storage.publish(str(tmp_path / "jets")),
+        publication.publish(str(tmp_path / "jets")),
         pytest.raises(DataError, match=r"another run \(process \d+ on .*\) is writing it"),
     ):
         run(tmp_path, [source[0] / "c.h5"])

@@ -51,7 +51,7 @@ def write_table_set(
     sources, source_folder
         The files below a folder that the table was read from. Needed where ids are made from them.
     extend
-        Add the rows to the set in ``folder``, a staging folder of :func:`sparton.storage.extend`.
+        Add the rows to the set in ``folder``, a staging folder of :func:`sparton.publication.extend`.
 
     Returns
     -------
