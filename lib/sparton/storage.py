@@ -301,11 +301,11 @@ class _Watched:
         return getattr(self._stream, name)
 
     def read(self, size: int = -1) -> bytes:
-        with contextlib.nullcontext():
+        with self._watch():
             return self._stream.read(size)
 
     def readinto(self, target: Any) -> int:
-        with contextlib.nullcontext():
+        with self._watch():
             return int(self._stream.readinto(target))  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
