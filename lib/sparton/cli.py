@@ -38,6 +38,9 @@ STAGES = {
     "evaluate": "assignments + training set -> metrics.json and report.html",
 }
 
+STORAGE_CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests"})
+"""Packages whose errors say that remote storage refused or cannot be reached."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
@@ -57,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"sparton {options.command}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in STORAGE_CLIENTS:
+            raise
+        print(f"sparton {options.command}: storage: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -38,6 +38,11 @@ WORKER = "org.apache.spark.SparkException: Python worker exited unexpectedly (cr
         (LOST.format(cause=EXECUTOR), f"reading: a task was lost, .* no attempt is left: {re.escape(EXECUTOR)}$"),
         (LOST.format(cause=WORKER), "reading: a task was lost, .* left: Python worker exited unexpectedly"),
         (LOST.format(cause="java.io.IOException: No space left on device"), "reading: No space left .*spark.local.dir"),
+        (
+            "x\n: java.lang.RuntimeException: Class org.apache.hadoop.fs.s3a.S3AFileSystem not found",
+            "lacks .* hadoop-aws",
+        ),
+        ('No FileSystem for scheme "s3"\nat x', 'reading: No FileSystem for scheme "s3": Spark lacks'),
         (LOST.format(cause="java.io.IOException: x"), "reading: Job aborted due to stage failure: .*IOException: x"),
         (PYTHON, "reading: b.h5: no jets"),
         (JAVA.format(url="file:///data/part-0.parquet"), "reading: /data/part-0.parquet: cannot be read"),

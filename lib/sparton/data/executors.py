@@ -15,6 +15,7 @@ from sparton.errors import DataError
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
 UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
 JAVA_REASON = re.compile(r"^: [\w.$]+(?:Exception|Error): (?P<reason>.+)$", re.MULTILINE)
+NO_CONNECTOR = re.compile(r"Class org\.apache\.hadoop\.fs\.\S+ not found|No FileSystem for scheme \S+")
 NO_SPACE = "No space left on device"
 LOST = re.compile(r"(?:ExecutorLostFailure|Python worker exited unexpectedly).*")
 TRACEBACK = "Traceback (most recent call last):"
@@ -63,6 +64,11 @@ def _reason(text: str) -> str:
     if unreadable := UNREADABLE.search(text):
         path = re.sub(r"^file:/+", "/", unreadable["path"])
         return f"{path}: cannot be read, it is damaged or not Parquet; restore the file or make it again"
+    if missing := NO_CONNECTOR.search(text):
+        return (
+            f"{missing[0]}: Spark lacks Hadoop's connector for this storage (spark.jars.packages): hadoop-aws for s3a:// "
+            "(write that for s3://), hadoop-azure for abfss://"
+        )
     java = JAVA_REASON.search(text)
     line = java["reason"] if java else (text.strip() or "Spark gave no reason").splitlines()[0]
     if lost := LOST.search(line):
