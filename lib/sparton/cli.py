@@ -52,6 +52,9 @@ STAGE_ARGUMENTS = (
 )
 """Options that are arguments of the stage's function."""
 
+STORAGE_CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests"})
+"""Packages whose errors say that remote storage refused or cannot be reached."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
@@ -69,7 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"sparton {options.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"sparton {options.command}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in STORAGE_CLIENTS:
+            raise
+        print(f"sparton {options.command}: storage: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -5,6 +5,9 @@ A message names what was wrong (file, column or option), what was found, what wa
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class SpartonError(Exception):
     """A failure with a one-line reason; commands end with :attr:`exit_status`."""
@@ -38,3 +41,14 @@ class RulesError(SpartonError):
 
 class TrainingError(SpartonError):
     """Training cannot go on: ranks disagree, a loss is not finite, a worker failed or slots are missing."""
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Let errors of the system that do not say which file they are about (a full disk does not) name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = path
+        raise

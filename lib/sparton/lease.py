@@ -19,7 +19,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from sparton.errors import DataError
+from sparton.errors import DataError, naming
 
 RENEW_S = 30.0
 STALE_S = 300.0
@@ -130,7 +130,7 @@ def _create(filesystem: Any, path: str, mine: Owner) -> bool:
 
 def _create_exclusively(path: str, mine: Owner) -> bool:
     try:
-        with open(path, "xb") as stream:
+        with naming(path), open(path, "xb") as stream:
             stream.write(_content(mine))
     except FileExistsError:
         return False
@@ -180,8 +180,13 @@ def _read(filesystem: Any, path: str) -> Owner | None:
 
 def _write_aside(path: str, owner: Owner) -> str:
     aside = f"{path}.{uuid.uuid4().hex}"
-    with open(aside, "wb") as stream:
-        stream.write(_content(owner))
+    try:
+        with naming(path), open(aside, "wb") as stream:
+            stream.write(_content(owner))
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(aside)
+        raise
     return aside
 
 

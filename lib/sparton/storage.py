@@ -1,13 +1,13 @@
-"""Files and folders, local or remote, through fsspec; atomic writes and publication.
+"""Files and folders, local or remote, through fsspec.
 
-Every path is a string: a local path or a URL that fsspec knows (``hdfs://``, ``s3://``, ``abfss://`` ...). A finished
-output appears by one rename of a complete folder, so that a reader sees the old content or the new, never a part.
+Every path is a string: a local path or a URL that fsspec knows (``hdfs://``, ``s3://``, ``abfss://`` ...).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
 import hashlib
 import json
@@ -16,23 +16,25 @@ import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from sparton import lease
-from sparton.errors import DataError
+from sparton.errors import DataError, naming
 
 MANIFEST = "_manifest.json"  # Spark skips files whose names start with an underscore
 READ_BLOCK = 1 << 20  # bytes
 RENAME_EXCHANGE = 2  # flag of renameat2(2)
 AT_FDCWD = -100
 DBFS_MOUNT = "/dbfs"
-COPY_THREADS = 16  # copies wait for the storage, not for the processor
 IDENTITY = ("size", "ino", "mtime", "ETag", "etag")  # what file systems tell of a file; those that lack one give None
+RENAMING = frozenset({"file", "local", "hdfs", "arrow_hdfs", "webhdfs", "sftp", "ssh", "smb"})
+"""Protocols that rename a folder in one step."""
+
+LISTING = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "az"})
+"""Protocols whose file systems remember listings, which other processes make stale."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def name(path: str) -> str:
 
 def is_local(path: str) -> bool:
     """Tell whether ``path`` lies on this machine's file system."""
-    return isinstance(_filesystem(path)[0], LocalFileSystem)
+    return isinstance(filesystem_of(path)[0], LocalFileSystem)
 
 
 def local_path(path: str) -> str:
@@ -65,7 +67,7 @@ def local_path(path: str) -> str:
     DataError
         If the path is remote.
     """
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     if not isinstance(filesystem, LocalFileSystem):
         raise DataError(f"{path}: expected a path on a local or mounted file system")
     return os.path.abspath(inner)
@@ -81,65 +83,95 @@ def spark_url(path: str) -> str:
     return f"file://{local_path(path)}" if is_local(path) else path
 
 
+def filesystem_of(path: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a path, and the path in its form.
+
+    Raises
+    ------
+    DataError
+        If a package is missing, or the storage cannot be reached.
+    """
+    known = _known_scheme(path)
+    options = {"use_listings_cache": False} if known.partition("://")[0] in LISTING else {}
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(known, **options)
+    except ImportError as error:
+        raise DataError(f"{path}: {error}; the package must be installed on the driver and on all executors") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: this storage cannot be reached ({' '.join(str(error).split())})") from error
+    return filesystem, inner
+
+
 def exists(path: str) -> bool:
     """Tell whether a file or folder stands at ``path``."""
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     return bool(filesystem.exists(inner))
 
 
 def is_folder(path: str) -> bool:
     """Tell whether ``path`` is a folder."""
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     return bool(filesystem.isdir(inner))
 
 
 def size(path: str) -> int:
     """Return the size of a file in bytes."""
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     return int(filesystem.size(inner))
 
 
 def modified(path: str) -> str:
     """Return the time of a file's last change in ISO format."""
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     return str(filesystem.modified(inner).isoformat())
 
 
 def open_file(path: str, mode: str = "rb") -> IO[Any]:
     """Open a file; the caller closes it."""
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     stream: IO[Any] = filesystem.open(inner, mode)
     return stream
 
 
 def make_dirs(path: str) -> None:
     """Create a folder and its parents where they are missing."""
-    filesystem, inner = _filesystem(path)
-    filesystem.makedirs(inner, exist_ok=True)
+    filesystem, inner = filesystem_of(path)
+    if isinstance(filesystem, LocalFileSystem) or not filesystem.isdir(inner):  # making a bucket takes a right
+        filesystem.makedirs(inner, exist_ok=True)
 
 
 def remove(path: str) -> None:
     """Remove a file or a folder with all that it holds; a missing one is no error."""
-    filesystem, inner = _filesystem(path)
+    filesystem, inner = filesystem_of(path)
     if filesystem.exists(inner):
         filesystem.rm(inner, recursive=True)
 
 
 def rename(source: str, target: str) -> None:
-    """Rename a file or folder on one file system; a file that stands at ``target`` is replaced."""
-    filesystem, inner = _filesystem(source)
-    target_inner = _filesystem(target)[1]
+    """Rename a file or folder on one file system; a file that stands at ``target`` is replaced.
+
+    Raises
+    ------
+    OSError
+        If the storage did not do it; Hadoop's does not always say so.
+    """
+    filesystem, inner = filesystem_of(source)
+    target_inner = filesystem_of(target)[1]
     if isinstance(filesystem, LocalFileSystem):
         os.replace(inner, target_inner)
-    else:
-        filesystem.mv(inner, target_inner, recursive=True)
+        return
+    if renames_folders(source) and filesystem.isfile(target_inner):
+        filesystem.rm_file(target_inner)  # Hadoop renames to free names only
+    filesystem.mv(inner, target_inner, recursive=True)
+    if filesystem.exists(inner):
+        raise OSError(errno.EIO, f"not renamed to {target}", source)
 
 
 def link(source: str, target: str) -> None:
     """Make ``target`` a hard link to the file ``source``, or a copy where there are no links."""
     make_dirs(parent(target))
-    filesystem, inner = _filesystem(source)
-    target_inner = _filesystem(target)[1]
+    filesystem, inner = filesystem_of(source)
+    target_inner = filesystem_of(target)[1]
     if isinstance(filesystem, LocalFileSystem):
         try:
             os.link(inner, target_inner)
@@ -153,20 +185,24 @@ def copy_folder(source: str, target: str) -> None:
     """Copy all files below a folder; the two may lie on different storage."""
     for path in list_files(source):
         make_dirs(parent(join(target, path)))
-        with open_file(join(source, path)) as content, open_file(join(target, path), "wb") as copy:
+        with (
+            naming(join(target, path)),
+            open_file(join(source, path)) as content,
+            open_file(join(target, path), "wb") as copy,
+        ):
             shutil.copyfileobj(content, copy, READ_BLOCK)
 
 
 def list_files(folder: str) -> list[str]:
     """Return the paths of all files below ``folder``, relative to it and sorted."""
-    filesystem, inner = _filesystem(folder)
+    filesystem, inner = filesystem_of(folder)
     root = str(filesystem._strip_protocol(inner)).rstrip("/")  # the form in which find() returns its results
     return sorted(str(found)[len(root) + 1 :] for found in filesystem.find(root))
 
 
 def list_folders(folder: str) -> list[str]:
     """Return the names of the folders directly in ``folder``, sorted; none where it does not exist."""
-    filesystem, inner = _filesystem(folder)
+    filesystem, inner = filesystem_of(folder)
     if not filesystem.isdir(inner):
         return []
     return sorted(name(entry["name"]) for entry in filesystem.ls(inner, detail=True) if entry["type"] == "directory")
@@ -177,9 +213,9 @@ def expand(pattern: str) -> list[str]:
 
     Below a folder, what begins with a dot or an underscore is left out, as Spark does.
     """
-    filesystem, inner = _filesystem(pattern)
+    filesystem, inner = filesystem_of(pattern)
     if glob.has_magic(inner):
-        return sorted(_full(filesystem, path) for path in filesystem.glob(inner) if filesystem.isfile(path))
+        return sorted(_full(pattern, path) for path in filesystem.glob(inner) if filesystem.isfile(path))
     if not filesystem.isdir(inner):
         return [absolute(pattern)] if filesystem.exists(inner) else []
     visible = (path for path in list_files(pattern) if not any(part[0] in "._" for part in path.split("/")))
@@ -197,7 +233,7 @@ def write_text(path: str, text: str) -> None:
     make_dirs(parent(path))
     aside = join(parent(path), f".{name(path)}.{uuid.uuid4().hex}")
     try:
-        with open_file(aside, "wb") as stream:
+        with naming(path), open_file(aside, "wb") as stream:
             stream.write(text.encode("utf-8"))
         rename(aside, path)
     except BaseException:
@@ -229,83 +265,69 @@ def write_json(path: str, value: Any) -> None:
 def sha256(path: str) -> str:
     """Return the SHA-256 (hex) of a file's content."""
     digest = hashlib.sha256()
-    with open_file(path, "rb") as stream:
+    with open_input(path) as stream:
         while block := stream.read(READ_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def publish(output: str) -> Iterator[str]:
-    """Yield an empty staging folder beside ``output`` that takes its place when the block ends well.
+def open_input(path: str) -> Iterator[IO[Any]]:
+    """Open a file for reading; where remote storage fails to deliver its content, that is a ``ConnectionError``.
 
-    Two runs never write one output at a time: a lock file stands beside it meanwhile (:mod:`sparton.lease`).
-
-    On an error the staging folder is removed and ``output`` stays as it was. On a local file system an existing
-    folder is exchanged in one system call; elsewhere it is renamed away first, and the next publication puts it back
-    should the process die between the two renames.
-
-    Raises
-    ------
-    DataError
-        If another run is writing ``output``.
+    So what a library makes of such a failure is not taken for damage to the file.
     """
-    with _staging(output) as (staging, check):
-        yield staging
-        check()
-        _swap(staging, output)
-
-
-@contextlib.contextmanager
-def extend(output: str) -> Iterator[str]:
-    """Yield a staging folder that starts with the content of ``output`` and takes its place when the block ends well.
-
-    Files are hard links to those of ``output`` on a local file system and copies elsewhere, so a file there is
-    replaced by a rename and never written in place: what reads the old folder would see it change. Where nothing
-    stands at ``output`` the staging folder is empty.
-
-    Raises
-    ------
-    DataError
-        If another run is writing ``output``, or something changed it meanwhile: that would be lost. Nothing is
-        published.
-    """
-    with _staging(output) as (staging, check):
-        before = _content(output)
-        with ThreadPoolExecutor(COPY_THREADS) as pool:
-            list(pool.map(lambda path: link(join(output, path), join(staging, path)), before))
-        yield staging
-        if _content(output) != before:
-            raise DataError(
-                f"{output}: another run changed it while it was being extended; nothing was published, run it again"
-            )
-        check()
-        _swap(staging, output)
-
-
-@contextlib.contextmanager
-def _staging(output: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Hold the lock of an output; yield an empty folder beside it and what checks that the lock is still held."""
-    make_dirs(parent(output))
-    filesystem, lock = _filesystem(join(parent(output), f".{name(output)}.lock"))
-    with lease.held(filesystem, lock, output) as check:
-        _recover(output)
-        # No leading dot: Spark would take what it reads back there for hidden files.
-        mark = f"{name(output)}.staging-"
-        for left in list_folders(parent(output)):
-            if left.startswith(mark):  # by a process that was killed
-                remove(join(parent(output), left))
-        staging = join(parent(output), f"{mark}{uuid.uuid4().hex}")
-        make_dirs(staging)
+    with open_file(path) as stream:
+        if is_local(path):
+            yield stream
+            return
+        watched = _Watched(stream)
         try:
-            yield staging, check
-        finally:
-            remove(staging)
+            yield watched  # type: ignore[misc]  # delegates to the stream
+        except Exception as error:
+            if watched.failure is None:
+                raise
+            raise ConnectionError(f"{path}: {type(watched.failure).__name__}: {watched.failure}") from error
 
 
-def _content(folder: str) -> dict[str, tuple[Any, ...]]:
-    """Return size and, where the file system knows them, inode and time of change of each file below a folder."""
-    filesystem, inner = _filesystem(folder)
+class _Watched:
+    """A stream that remembers why it could not be read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.failure: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        with self._watch():
+            return self._stream.read(size)
+
+    def readinto(self, target: Any) -> int:
+        with self._watch():
+            return int(self._stream.readinto(target))  # type: ignore[attr-defined]
+
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[None]:
+        try:
+            yield
+        except (PermissionError, FileNotFoundError):
+            raise
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def renames_folders(path: str) -> bool:
+    """Tell whether a folder there is renamed in one step; object stores copy file after file."""
+    protocol = filesystem_of(path)[0].protocol
+    return not RENAMING.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
+
+
+def identities(folder: str) -> dict[str, tuple[Any, ...]]:
+    """Return size and, where the file system knows them, inode, time of change and tag of each file below a folder."""
+    filesystem, inner = filesystem_of(folder)
     if not filesystem.isdir(inner):
         return {}
     root = str(filesystem._strip_protocol(inner)).rstrip("/")
@@ -313,38 +335,18 @@ def _content(folder: str) -> dict[str, tuple[Any, ...]]:
     return {str(path)[len(root) + 1 :]: tuple(entry.get(key) for key in IDENTITY) for path, entry in found}
 
 
-def _swap(staging: str, output: str) -> None:
-    if not exists(output):
-        rename(staging, output)
-    elif not (is_local(output) and _exchange(local_path(staging), local_path(output))):
-        retired = join(parent(output), f".{name(output)}.retired")
-        remove(retired)
-        rename(output, retired)
-        rename(staging, output)
-        remove(retired)
-
-
-def _recover(output: str) -> None:
-    retired = join(parent(output), f".{name(output)}.retired")
-    if not exists(output) and exists(retired):
-        logger.warning("%s: restoring the content that an interrupted publication had set aside", output)
-        rename(retired, output)
+def exchange(first: str, second: str) -> bool:
+    """Exchange two folders atomically; False where the storage or the system does not offer it."""
+    if not is_local(first):
+        return False
+    return _exchange(local_path(first), local_path(second))
 
 
 def _exchange(first: str, second: str) -> bool:
-    """Exchange two local folders atomically; False where the system does not offer it."""
     function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if function is None:
         return False
     return bool(function(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0)
-
-
-def _filesystem(path: str) -> tuple[Any, str]:
-    try:
-        filesystem, inner = fsspec.core.url_to_fs(_known_scheme(path))
-    except ImportError as error:
-        raise DataError(f"{path}: {error}; the package must be installed on the driver and on all executors") from None
-    return filesystem, inner
 
 
 def _known_scheme(path: str) -> str:
@@ -353,12 +355,20 @@ def _known_scheme(path: str) -> str:
         return "/" + path.removeprefix("file:").lstrip("/")
     if path.startswith(("s3a://", "s3n://")):
         return "s3" + path[3:]
-    if path.startswith("dbfs:/") and os.path.isdir(DBFS_MOUNT):
+    if path.startswith("abfss://"):  # known without the package, so that this can be named
+        return "abfs" + path[5:]
+    if path.startswith("dbfs:/"):
+        if not os.path.isdir(DBFS_MOUNT):
+            raise DataError(f"{path}: {DBFS_MOUNT} is not mounted on this machine; give a path that is, or another URL")
         return join(DBFS_MOUNT, path.removeprefix("dbfs:").lstrip("/"))
     return path
 
 
-def _full(filesystem: Any, path: str) -> str:
+def _full(pattern: str, found: str) -> str:
+    """Return what a pattern matched, in the form of the pattern: URLs keep scheme, account and host."""
+    filesystem, inner = filesystem_of(pattern)
     if isinstance(filesystem, LocalFileSystem):
-        return os.path.abspath(path)
-    return str(filesystem.unstrip_protocol(path))
+        return os.path.abspath(found)
+    scheme, _, place = pattern.partition("://")
+    host, _, path = place.partition("/")
+    return f"{scheme}://{host}/{found[len(inner) - len(path) :]}"

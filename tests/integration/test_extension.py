@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparton import pipeline, storage
+from sparton import pipeline, publication, storage
 from sparton.config import load_config
 from sparton.data.featurize import FeatureSpec, decode_features
 from sparton.data.layout import shuffle_key, split_of
@@ -219,7 +220,7 @@ def test_an_extension_is_a_function_of_the_set_and_the_files(spark: SparkSession
         storage.link(str(grown / "before" / path), str(tmp_path / "set" / path))
     new = pq.read_table(grown / "jets" / "b.parquet")
     pq.write_table(new.take(np.random.default_rng(1).permutation(new.num_rows)), tmp_path / "b.parquet")
-    with storage.extend(str(tmp_path / "set")) as staging:
+    with publication.extend(str(tmp_path / "set")) as staging:
         jets = spark.read.parquet(str(tmp_path / "b.parquet")).repartition(3)
         write_training_set(spark, jets, SETTINGS, staging, extend=True)
     assert read_manifest(str(tmp_path / "set")).splits == read_manifest(str(grown / "set")).splits
@@ -236,7 +237,25 @@ def test_a_damaged_last_shard_is_noticed_before_it_is_merged(spark: SparkSession
     jets = spark.read.parquet(str(grown / "jets" / "b.parquet"))
     with (
         pytest.raises(DataError, match=r"SHA-256 differs from the manifest's"),
-        storage.extend(str(tmp_path / "set")) as out,
+        publication.extend(str(tmp_path / "set")) as out,
     ):
         write_training_set(spark, jets, SETTINGS, out, extend=True)
     assert last.read_bytes() == bytes(damaged)
+
+
+def test_a_full_disk_leaves_the_old_set(spark: SparkSession, small_disk: Path, tmp_path: Path) -> None:
+    jets, output = tmp_path / "jets", small_disk / "set"
+    jets.mkdir()
+    pq.write_table(jets_table(100, seed=1), jets / "a.parquet")
+    pipeline.prepare(settings_in(tmp_path), output=str(output))
+    before = sorted((path, path.stat().st_ino) for path in small_disk.rglob("*"))
+    pq.write_table(jets_table(900, seed=2, first_id=100), jets / "b.parquet")
+    for append in (True, False):
+        with pytest.raises(DataError, match=rf"^writing shards to {output}\S+: .*No space left on device$") as error:
+            pipeline.prepare(settings_in(tmp_path), output=str(output), append=append)
+        assert len(str(error.value).splitlines()) == 1
+        assert sorted((path, path.stat().st_ino) for path in small_disk.rglob("*")) == before
+    assert pipeline.info(str(output), verify=True).problems == []
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    pipeline.prepare(settings_in(tmp_path), output=str(output), append=True)
+    assert ids_in(output, read_manifest(str(output))) == list(range(1000))

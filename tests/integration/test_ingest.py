@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparton import storage
+from sparton import publication
 from sparton.config import load_config
 from sparton.data.events import events_view
 from sparton.data.ingest import read_ingest_record
@@ -24,7 +23,7 @@ from sparton.errors import DataError, UsageError
 from sparton.physics.jets import Jets
 from sparton.pipeline import PipelineSettings, info, ingest
 from sparton.pipeline.stage import StageResult
-from tests import layouts
+from tests import layouts, vault
 from tests.synthetic import jets_table, random_jets
 
 if TYPE_CHECKING:
@@ -282,24 +281,11 @@ def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
 
 def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
     with (
-        storage.publish(str(tmp_path / "jets")),
+        publication.publish(str(tmp_path / "jets")),
         pytest.raises(DataError, match=r"another run \(process \d+ on .*\) is writing it"),
     ):
         run(tmp_path, [source[0] / "c.h5"])
     assert not (tmp_path / "jets" / "_ingest.json").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_full_disk_publishes_nothing(source: tuple[Path, dict[str, Jets]], small_disk: Path, tmp_path: Path) -> None:
@@ -310,40 +296,11 @@ def test_full_disk_publishes_nothing(source: tuple[Path, dict[str, Jets]], small
     assert table(tmp_path).num_rows == 300
 
 
-VAULT = '''
-"""Storage below a folder that is no local path to anybody; the first writer of a part of a table is killed once."""
-import os, signal
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
-
-class Vault(DirFileSystem):
-    protocol = "vault"
-    def __init__(self, **options):
-        super().__init__(path=os.environ["VAULT"], fs=LocalFileSystem())
-    def open(self, path, mode="rb", **options):
-        stream = super().open(path, mode, **options)
-        marker = os.path.join(os.environ["VAULT"], "killed")
-        if mode == "wb" and "/.jets-" in path and "_quarantine" not in path and not os.path.exists(marker):
-            stream.write(b"half")
-            stream.flush()
-            open(marker, "w").write(path)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return stream
-'''
-
-
 def test_killed_writer_and_storage_that_is_not_local(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
-    plugin = tmp_path / "plugin" / "vault-1.0.dist-info"
-    plugin.mkdir(parents=True)
-    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: vault\nVersion: 1.0\n")
-    (plugin / "entry_points.txt").write_text("[fsspec.specs]\nvault = vault:Vault\n")
-    (tmp_path / "plugin" / "vault.py").write_text(VAULT)
-    vault = tmp_path / "vault"
-    (vault / "in").mkdir(parents=True)
+    store, environment = vault.install(tmp_path, "/.jets-")
+    (store / "in").mkdir()
     for name in ("a.h5", "c.h5"):
-        shutil.copy(source[0] / name, vault / "in")
-    paths = [str(tmp_path / "plugin"), str(ROOT / "lib"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"VAULT": str(vault), "PYTHONPATH": os.pathsep.join(paths)}
+        shutil.copy(source[0] / name, store / "in")
     command = ["ingest", "--input", "vault://in/*.h5", "--workspace", "vault://out", "--master", "local[2,4]"]
     command += ["--set", SMALL_TASKS[0]]
     ended = subprocess.run(
@@ -354,10 +311,10 @@ def test_killed_writer_and_storage_that_is_not_local(source: tuple[Path, dict[st
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ".jets-" in (vault / "killed").read_text()
-    found = table(vault / "out")
+    assert ".jets-" in (store / "killed-jets").read_text()
+    found = table(store / "out")
     assert found.num_rows == 450
     expected = np.concatenate([jets.px[jets.offsets[:-1]] for name, jets in source[1].items() if name != "b"])
     assert np.array_equal(np.sort(leading(found)), np.sort(expected))
-    assert not list((vault / "out" / "jets").rglob(".*"))
-    assert info(str(vault / "out" / "jets"), verify=True).problems == []
+    assert not list((store / "out" / "jets").rglob(".*"))
+    assert info(str(store / "out" / "jets"), verify=True).problems == []

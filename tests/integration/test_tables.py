@@ -23,7 +23,8 @@ from sparton.data.layout import build_layout, shuffle_key, split_of
 from sparton.data.manifest import TableManifest, read_manifest, read_set
 from sparton.data.plan import plan_epoch
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import find_sources, located, read_sources, salts
+from sparton.data.source_files import file_codes, find_sources, located, read_sources
+from sparton.data.sources import identity
 from sparton.data.table_encoder import TableEncoder
 from sparton.data.tables import project, write_table_set
 from sparton.errors import DataError, UsageError
@@ -166,11 +167,34 @@ def test_made_ids_do_not_depend_on_names_order_or_partitions(spark: SparkSession
         write_table_set(spark, rows, settings, str(tmp_path / "out"))
 
 
+def test_an_extension_makes_ids_that_meet_none_of_the_set(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files are given checksums that begin alike; the set keeps its rows, the new ones get other ids."""
+    monkeypatch.setattr(identity, "file_bits", lambda sha256, salt=0: 7 + salt)
+    columns = ["table.columns=[a]", "table.id=null", "table.target=null", "table.weight=null"]
+    kept: set[int] = set()
+    for number, name in enumerate(("b", "a")):
+        (tmp_path / "table").mkdir(exist_ok=True)
+        pq.write_table(table(100, number).select(["a"]), tmp_path / "table" / f"{name}.parquet")
+        pipeline.prepare(settings_in(tmp_path, *columns), kind="table", append=True)
+        manifest = table_manifest(tmp_path / "set")
+        rows = pa.concat_tables([rows_of(tmp_path / "set", manifest, split) for split in SPLITS])
+        values = decode_features(rows.column("features").combine_chunks(), 1)[:, 0]
+        found = dict(zip(rows.column("id").to_pylist(), values.tolist(), strict=True))
+        assert len(found) == rows.num_rows == 100 * (number + 1)
+        expected = np.concatenate([table(100, seed).column("a").to_numpy() for seed in range(number + 1)])
+        assert sorted(found.values()) == sorted(expected.tolist())
+        assert kept <= set(found.items())
+        kept = set(found.items())
+    assert manifest.counts.rejected == {}
+
+
 @pytest.mark.parametrize("skew", ["one partition", "extension"])
 def test_one_exchange_whatever_the_skew(spark: SparkSession, made: Path, skew: str) -> None:
     """All rows in one partition of the input, or rows of the set that get new places: groups get what they expect."""
     sources = find_sources(spark, str(made / "table"))
-    encoder = TableEncoder(("a", "b"), {"target": "y"}, salts=salts(str(made / "table"), sources))
+    encoder = TableEncoder(("a", "b"), {"target": "y"}, codes=file_codes(str(made / "table"), sources))
     rows = project(located(read_sources(spark, str(made / "table"), sources)).coalesce(1), encoder)
     settings = TableSettings(columns=("a", "b"), rows_per_shard=64, splits=SPLITS)
     census = take_census(rows, encoder, settings)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import h5py
@@ -264,3 +265,46 @@ def test_identifiers_do_not_meet() -> None:
     second, _ = identity.identifiers(6, rows, 0 * rows, False)
     assert first.max() < second.min()
     assert identity.file_bits("ab" * 32, 1) != identity.file_bits("ab" * 32)
+
+
+class Flow(io.BytesIO):
+    """Content that breaks off after some reads, with an error of the client's own."""
+
+    left: ClassVar[int]
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._count()
+        return super().read(size)
+
+    def readinto(self, target: Any, /) -> int:
+        self._count()
+        return super().readinto(target)
+
+    @staticmethod
+    def _count() -> None:
+        Flow.left -= 1
+        if Flow.left < 0:
+            raise RuntimeError("the client gave up")
+
+
+@pytest.mark.parametrize(("name", "writer"), [("hls4ml", layouts.write_hls4ml), ("jetclass", layouts.write_jetclass)])
+def test_a_connection_that_breaks_is_no_reason(
+    name: str, writer: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the library makes of the failure (h5py: an OSError, uproot: whatever) does not put the file aside."""
+    writer(tmp_path / "a", *random_jets(200, seed=1))
+    MemoryFileSystem().pipe_file("/bucket/a", (tmp_path / "a").read_bytes())
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, **_: Flow(self.store[path].getvalue()))
+    source = make_source(name, OPTIONS[name]())
+
+    def read_all() -> int:
+        assert examine_file(source, "memory://bucket/a").rows == 200
+        return sum(len(block) for block in read_blocks(source, "memory://bucket/a", 0, 200))
+
+    Flow.left = 10_000
+    assert read_all() == 200
+    needed = 10_000 - Flow.left
+    for left in range(0, needed, max(1, needed // 8)):
+        Flow.left = left
+        with pytest.raises(ConnectionError, match="memory://bucket/a: RuntimeError: the client gave up"):
+            read_all()

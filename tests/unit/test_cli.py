@@ -95,3 +95,16 @@ def test_names_made_of_digits_are_names(tmp_path: Path, capsys: pytest.CaptureFi
     status, error = outcome(["train", "--workspace", "20241122", "--input", str(tmp_path / "none")], capsys)
     assert status == 2
     assert "no folder at" in error
+
+
+def test_what_a_storage_client_raises_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+
+    def refuse(path: str) -> bool:
+        raise refusal("Unable to locate\ncredentials")
+
+    monkeypatch.setattr("sparton.storage.exists", refuse)
+    status, said = outcome(["info", str(tmp_path)], capsys)
+    assert (status, said) == (1, "sparton info: storage: Unable to locate credentials")

@@ -14,13 +14,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from sparton import lease, storage
+from sparton import lease, publication, storage
 from sparton.errors import DataError
 
 WRITER = """
 import sys, time
-from sparton import storage
-with storage.publish(sys.argv[1]) as staging:
+from sparton import publication
+with publication.publish(sys.argv[1]) as staging:
     print("writing", flush=True)
     time.sleep(60)
 """
@@ -34,7 +34,7 @@ def writer(output: Path) -> subprocess.Popen[str]:
 
 
 def publish(output: Path, text: str) -> None:
-    with storage.publish(str(output)) as staging:
+    with publication.publish(str(output)) as staging:
         storage.write_text(storage.join(staging, "a"), text)
 
 
@@ -68,10 +68,10 @@ def test_lock_of_another_machine_counts_until_it_is_old(base: str, tmp_path: Pat
     lock = storage.join(storage.parent(output), ".out.lock")
     elsewhere = dataclasses.replace(lease.Owner.mine(), host="elsewhere", kernel="another boot")
     storage.write_json(lock, dataclasses.asdict(elsewhere))
-    with pytest.raises(DataError, match="on elsewhere"), storage.publish(output):
+    with pytest.raises(DataError, match="on elsewhere"), publication.publish(output):
         pass
     storage.write_json(lock, dataclasses.asdict(elsewhere) | {"renewed": time.time() - lease.STALE_S - 1})
-    with storage.publish(output) as staging:
+    with publication.publish(output) as staging:
         storage.write_text(storage.join(staging, "a"), "new")
         assert json.loads(storage.read_text(lock))["host"] != "elsewhere"
     assert storage.list_files(output) == ["a"]
@@ -83,7 +83,7 @@ def test_owner_that_lost_its_lock_publishes_nothing(tmp_path: Path) -> None:
     publish(output, "old")
 
     def lose() -> None:
-        with storage.publish(str(output)) as staging:
+        with publication.publish(str(output)) as staging:
             storage.write_text(storage.join(staging, "a"), "late")
             storage.write_json(str(tmp_path / ".out.lock"), dataclasses.asdict(lease.Owner.mine()))
 
@@ -96,7 +96,7 @@ def test_owner_that_lost_its_lock_publishes_nothing(tmp_path: Path) -> None:
 def test_lock_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.02)
     lock = tmp_path / ".out.lock"
-    with storage.publish(str(tmp_path / "out")):
+    with publication.publish(str(tmp_path / "out")):
         first = json.loads(lock.read_text())
         deadline = time.monotonic() + 10
         while json.loads(lock.read_text())["renewed"] == first["renewed"] and time.monotonic() < deadline:

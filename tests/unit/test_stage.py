@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,36 @@ def test_content_fingerprint_ignores_names_but_not_content(workspace: Path) -> N
     assert content_fingerprint(str(workspace / "out")) == first
     scale(workspace, factor=5)
     assert content_fingerprint(str(workspace / "out")) != first
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
+def test_full_disk_names_the_file_and_leaves_nothing(workspace: Path, small_disk: Path) -> None:
+    fill(small_disk)
+    for output in (small_disk / "out", small_disk / "work" / "out"):
+        call = StageCall("scale", {}, {}, str(output), PipelineSettings(workspace=str(workspace)))
+        with pytest.raises(OSError, match=f"No space left on device: '{output.parent}/.out.lock'"):
+            run_stage(call, lambda staging: {})
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["filler"]
+    call = StageCall("scale", {}, {}, str(workspace / "out"), PipelineSettings(workspace=str(small_disk)))
+    with pytest.raises(OSError, match=r"No space left on device: '.*/config.yaml'"):
+        run_stage(call, lambda staging: {})
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_why_a_stage_failed(
+    workspace: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body(staging: str) -> dict[str, Any]:
+        fill(small_disk)
+        logging.getLogger("sparton").info("x" * 10_000)
+        raise DataError("the reason")
+
+    settings = PipelineSettings(workspace=str(small_disk))
+    with pytest.raises(DataError, match=r"^the reason$"):
+        run_stage(StageCall("scale", {}, {}, str(workspace / "out"), settings), body)
+    assert "Logging error" not in capsys.readouterr().err
+    assert not (workspace / "out").exists()

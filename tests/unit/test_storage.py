@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from sparton import storage
+from sparton import publication, storage
 from sparton.errors import DataError
 
 
@@ -65,7 +67,7 @@ def test_listing_is_relative_and_sorted(tmp_path: Path) -> None:
 
 def test_publish_a_new_folder(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with storage.publish(str(output)) as staging:
+    with publication.publish(str(output)) as staging:
         storage.write_text(storage.join(staging, "a"), "new")
         assert not output.exists()
     assert tree(tmp_path) == {"out/a": "new"}
@@ -73,7 +75,7 @@ def test_publish_a_new_folder(tmp_path: Path) -> None:
 
 def test_publish_replaces_the_whole_folder(tmp_path: Path) -> None:
     storage.write_text(str(tmp_path / "out" / "old"), "old")
-    with storage.publish(str(tmp_path / "out")) as staging:
+    with publication.publish(str(tmp_path / "out")) as staging:
         storage.write_text(storage.join(staging, "new"), "new")
     assert tree(tmp_path) == {"out/new": "new"}
 
@@ -82,7 +84,7 @@ def test_error_inside_publish_keeps_the_old_folder(tmp_path: Path) -> None:
     storage.write_text(str(tmp_path / "out" / "old"), "old")
 
     def fail() -> None:
-        with storage.publish(str(tmp_path / "out")) as staging:
+        with publication.publish(str(tmp_path / "out")) as staging:
             storage.write_text(storage.join(staging, "new"), "new")
             raise RuntimeError("no")
 
@@ -95,21 +97,93 @@ def test_publication_without_exchange_and_recovery(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
     output = str(tmp_path / "out")
     for text in ("first", "second"):
-        with storage.publish(output) as staging:
+        with publication.publish(output) as staging:
             storage.write_text(storage.join(staging, "a"), text)
     assert tree(tmp_path) == {"out/a": "second"}
-    # A process that died between the two renames leaves the old content set aside.
+    # A process that died between the two renames leaves the old content set aside, and the new one for the next.
     storage.rename(output, str(tmp_path / ".out.retired"))
-    with pytest.raises(RuntimeError), storage.publish(output):
+    storage.write_text(str(tmp_path / "out.staging-1" / "a"), "third")
+    storage.write_text(str(tmp_path / ".out.journal"), "out.staging-1")
+    with pytest.raises(RuntimeError), publication.publish(output):
         raise RuntimeError("no")
-    assert tree(tmp_path) == {"out/a": "second"}
+    assert tree(tmp_path) == {"out/a": "third"}
+    # After the second rename it leaves the journal.
+    storage.write_text(str(tmp_path / ".out.journal"), "out.staging-1")
+    publication.recover(output)
+    assert tree(tmp_path) == {"out/a": "third"}
+
+
+NAMES = ("a", "part/b", "part/c", "_quarantine/d", "_stage.json")
+
+
+@pytest.mark.parametrize("copied", range(len(NAMES)))
+@pytest.mark.parametrize("way", ["publish", "extend"])
+def test_an_interrupted_copy_on_object_storage_is_finished_by_the_next(
+    copied: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old content, interrupted after some files were put into place, then whoever comes next."""
+    fsspec.filesystem("memory").store.clear()
+    output = "memory://bucket/out"
+    for name in ("a", "old", "_stage.json"):
+        storage.write_text(storage.join(output, name), "old")
+    links: list[str] = []
+    copy = storage.link
+
+    def fail_later(source: str, target: str) -> None:
+        if target.startswith(f"{output}/"):
+            if len(links) == copied:
+                raise ConnectionError("gone")
+            links.append(target)
+        copy(source, target)
+
+    def write() -> None:
+        with getattr(publication, way)(output) as staging:
+            for name in NAMES:
+                storage.write_text(storage.join(staging, name), "new")
+            storage.remove(storage.join(staging, "old"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "link", fail_later)
+        patched.setattr(publication, "COPY_THREADS", 1)
+        with pytest.raises(ConnectionError):
+            write()
+    assert links == [storage.join(output, name) for name in NAMES[:copied]]
+    with pytest.raises(DataError, match="being published, or that was interrupted"):
+        publication.require_whole(output)
+    publication.recover(output)
+    publication.require_whole(output)
+    assert storage.list_files("memory://bucket") == sorted(f"out/{name}" for name in NAMES)
+    assert {storage.read_text(storage.join(output, name)) for name in NAMES} == {"new"}
+
+
+def test_files_that_stay_are_not_copied_back_where_storage_tags_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").store.clear()
+    output = "memory://bucket/out"
+    for name in ("a", "b"):
+        storage.write_text(storage.join(output, name), "old")
+    identities = storage.identities
+
+    def tagged(folder: str) -> dict[str, tuple[object, ...]]:
+        return {
+            path: (*entry[:3], hashlib.md5(storage.read_text(storage.join(folder, path)).encode()).hexdigest(), None)
+            for path, entry in identities(folder).items()
+        }
+
+    links: list[str] = []
+    copy = storage.link
+    monkeypatch.setattr(storage, "identities", tagged)
+    monkeypatch.setattr(storage, "link", lambda source, target: (links.append(target), copy(source, target)))
+    with publication.extend(output) as staging:
+        storage.write_text(storage.join(staging, "b"), "new")
+    assert [path for path in links if path.startswith(f"{output}/")] == [f"{output}/b"]
+    assert [storage.read_text(storage.join(output, name)) for name in ("a", "b")] == ["old", "new"]
 
 
 def test_killed_publisher_leaves_the_old_folder(tmp_path: Path) -> None:
     storage.write_text(str(tmp_path / "out" / "a"), "old")
     code = (
-        "import os, signal, sys\nfrom sparton import storage\n"
-        "with storage.publish(sys.argv[1]) as staging:\n"
+        "import os, signal, sys\nfrom sparton import publication, storage\n"
+        "with publication.publish(sys.argv[1]) as staging:\n"
         "    storage.write_text(storage.join(staging, 'a'), 'new')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -123,7 +197,7 @@ def test_extension_keeps_adds_and_replaces(tmp_path: Path) -> None:
     for path in ("a", "split=x/b", "c"):
         storage.write_text(str(output / path), f"old {path}")
     inode = (output / "split=x" / "b").stat().st_ino
-    with (output / "a").open() as reader, storage.extend(str(output)) as staging:
+    with (output / "a").open() as reader, publication.extend(str(output)) as staging:
         storage.write_text(storage.join(staging, "a"), "new a")
         storage.write_text(storage.join(staging, "d"), "new d")
         storage.remove(storage.join(staging, "c"))
@@ -134,7 +208,7 @@ def test_extension_keeps_adds_and_replaces(tmp_path: Path) -> None:
 
 
 def test_extension_of_nothing_is_a_publication(tmp_path: Path) -> None:
-    with storage.extend(str(tmp_path / "out")) as staging:
+    with publication.extend(str(tmp_path / "out")) as staging:
         assert tree(Path(staging)) == {}
         storage.write_text(storage.join(staging, "a"), "new")
     assert tree(tmp_path) == {"out/a": "new"}
@@ -146,7 +220,7 @@ def test_extension_copies_where_there_are_no_links(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "link", refuse)
     storage.write_text(str(tmp_path / "out" / "deep" / "a"), "old")
-    with storage.extend(str(tmp_path / "out")) as staging:
+    with publication.extend(str(tmp_path / "out")) as staging:
         storage.write_text(storage.join(staging, "b"), "new")
     assert tree(tmp_path) == {"out/b": "new", "out/deep/a": "old"}
 
@@ -155,7 +229,7 @@ def test_extension_of_a_remote_folder() -> None:
     fsspec.filesystem("memory").store.clear()
     output = "memory://bucket/out"
     storage.write_text(storage.join(output, "part", "a"), "old")
-    with storage.extend(output) as staging:
+    with publication.extend(output) as staging:
         storage.write_text(storage.join(staging, "b"), "new")
     assert storage.list_files(output) == ["b", "part/a"]
     assert storage.read_text(storage.join(output, "part", "a")) == "old"
@@ -166,7 +240,7 @@ def test_extension_notices_another_writer(tmp_path: Path) -> None:
     storage.write_text(storage.join(output, "a"), "old")
 
     def race() -> None:
-        with storage.extend(output) as staging:
+        with publication.extend(output) as staging:
             storage.write_text(storage.join(output, "b"), "by hand")
             storage.write_text(storage.join(staging, "c"), "first")
 
@@ -179,8 +253,8 @@ def test_killed_extension_leaves_the_old_folder(tmp_path: Path) -> None:
     for path in ("a", "b"):
         storage.write_text(str(tmp_path / "out" / path), "old")
     code = (
-        "import os, signal, sys\nfrom sparton import storage\n"
-        "with storage.extend(sys.argv[1]) as staging:\n"
+        "import os, signal, sys\nfrom sparton import publication, storage\n"
+        "with publication.extend(sys.argv[1]) as staging:\n"
         "    storage.write_text(storage.join(staging, 'a'), 'new')\n"
         "    storage.remove(storage.join(staging, 'b'))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -194,7 +268,7 @@ def test_remote_file_system_goes_the_same_way() -> None:
     fsspec.filesystem("memory").store.clear()
     output = "memory://bucket/out"
     for text in ("first", "second"):
-        with storage.publish(output) as staging:
+        with publication.publish(output) as staging:
             storage.write_text(storage.join(staging, "part", "a"), text)
     assert storage.list_files(output) == ["part/a"]
     assert storage.read_text(storage.join(output, "part", "a")) == "second"
@@ -234,4 +308,26 @@ def test_schemes_of_hadoop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     storage.write_text(str(tmp_path / "in" / "a"), "mounted")
     assert storage.read_text("dbfs:/in/a") == "mounted"
     assert storage._known_scheme("s3a://bucket/a") == "s3://bucket/a"
-    assert storage._known_scheme("abfss://box@account/a") == "abfss://box@account/a"
+    assert storage._known_scheme("abfss://box@account/a") == "abfs://box@account/a"
+    monkeypatch.setattr(storage, "DBFS_MOUNT", str(tmp_path / "not there"))
+    with pytest.raises(DataError, match=r"dbfs:/in/a: .*not there is not mounted"):
+        storage.exists("dbfs:/in/a")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3a://bucket/a", "s3fs.* must be installed on the driver and on all executors"),
+        ("abfss://box@account.dfs.core.windows.net/a", "adlfs.* must be installed on the driver and on all executors"),
+        ("gs://bucket/a", "gcsfs.* must be installed"),
+        ("hdfs://host:1/a", "cannot be reached"),
+        ("nowhere://a", "cannot be reached .*nowhere"),
+    ],
+)
+def test_storage_that_is_not_there_is_one_line(url: str, reason: str) -> None:
+    package = reason.partition(".")[0]
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(DataError, match=f"^{re.escape(url)}: .*{reason}") as error:
+        storage.exists(url)
+    assert len(str(error.value).splitlines()) == 1

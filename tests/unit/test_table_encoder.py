@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from sparton.config import validate
 from sparton.data.encoder import FILE, ROW
 from sparton.data.featurize import decode_features
+from sparton.data.manifest import SourceFile
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import place_of
+from sparton.data.source_files import Source, file_codes, place_of
+from sparton.data.sources import identity
 from sparton.data.table_encoder import TableEncoder
 from sparton.errors import ConfigError, DataError
 
@@ -96,19 +98,41 @@ def test_no_row_is_lost_or_doubled(values: list[float | None], width: int) -> No
     assert np.array_equal(decode_features(features, width), matrix.T.astype(np.float32)[good])
 
 
-def test_ids_come_from_content_and_row_alone() -> None:
-    def ids(files: list[str], rows: list[int], salts: dict[str, int]) -> list[int]:
-        columns = [pa.array(np.ones(len(rows), np.float32)), pa.array(files), pa.array(rows)]
-        table = pa.RecordBatch.from_arrays(columns, names=["f0", FILE, ROW])
-        found: list[int] = TableEncoder(("x",), {}, salts=salts).sift(table).ids.tolist()
-        return found
+def ids(files: list[str], rows: list[int], codes: dict[str, int]) -> list[int]:
+    columns = [pa.array(np.ones(len(rows), np.float32)), pa.array(files), pa.array(rows)]
+    table = pa.RecordBatch.from_arrays(columns, names=["f0", FILE, ROW])
+    found: list[int] = TableEncoder(("x",), {}, codes=codes).sift(table).ids.tolist()
+    return found
 
+
+def test_ids_come_from_content_and_row_alone() -> None:
     first = ids(["file:///a/b%20c.parquet"] * 3 + ["s3a://k/d"], [0, 1, 2, 0], {"/a/b c.parquet": 5, "/k/d": 6})
     assert len(set(first)) == 4
     assert min(first) >= 0
     assert ids(["hdfs://other"] * 2, [2, 0], {"/other": 5}) == [first[2], first[0]]
+    assert ids(["hdfs://host:8020/a/b"], [2], {"/a/b": 5}) == [first[2]]
     with pytest.raises(DataError, match=r"file:/x: not among the files"):
         ids(["file:/x"], [0], {})
+
+
+def source(name: str, sha256: str, rows: int = 10) -> Source:
+    return Source(name, SourceFile(sha256=sha256, bytes=1, rows=rows))
+
+
+def test_files_whose_checksums_begin_alike_share_no_id() -> None:
+    """Checksums that differ behind their first 32 bits only; one comes with an extension, one under two names."""
+    sources = [source(name, "deadbeef" + end * 56) for name, end in (("a", "0"), ("b", "1"), ("c", "2"))]
+    codes = file_codes("/in", sources)
+    last = identity.max_rows(several=False) - 1
+    found = [number for name in "abc" for number in ids([f"file:///in/{name}"] * 2, [0, last], codes)]
+    assert len(set(found)) == 6
+    assert min(found) > 0
+    assert file_codes("/in", sources[:2]) == {place: codes[place] for place in ("/in/a", "/in/b")}
+    held = [item.file for item in sources[:2]]
+    assert file_codes("/in", [source("new", sources[2].file.sha256)], held) == {"/in/new": codes["/in/c"]}
+    assert file_codes("/in", [*sources, source("copy", sources[0].file.sha256)])["/in/copy"] == codes["/in/a"]
+    with pytest.raises(DataError, match=r"big: \d+ rows, expected at most .*table\.id"):
+        file_codes("/in", [source("big", "0" * 64, last + 2)])
 
 
 @pytest.mark.parametrize("url", ["file:///a/b", "file:/a/b", "/a/b", "s3://a/b", "s3a://a/b"])

@@ -6,13 +6,18 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JJavaError, Py4JNetworkError  # type: ignore[import-untyped]
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 
 from sparton.errors import DataError
 
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
 UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
+JAVA_REASON = re.compile(r"^: [\w.$]+(?:Exception|Error): (?P<reason>.+)$", re.MULTILINE)
+NO_CONNECTOR = re.compile(r"Class org\.apache\.hadoop\.fs\.\S+ not found|No FileSystem for scheme \S+")
+NO_SPACE = "No space left on device"
+LOST = re.compile(r"(?:ExecutorLostFailure|Python worker exited unexpectedly).*")
 TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -34,6 +39,18 @@ def executor_errors(action: str) -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"{action}: {_reason(str(error))}") from error
+    except (Py4JNetworkError, ConnectionError) as error:
+        if not _driver_ended():
+            raise
+        raise DataError(
+            f"{action}: Spark's own process (Java) has ended, killed or out of memory (spark.driver.memory); run again"
+        ) from error
+
+
+def _driver_ended() -> bool:
+    """Tell whether the JVM that this process started is no more; False where another started it."""
+    process = getattr(SparkContext._gateway, "proc", None)
+    return process is not None and process.poll() is not None
 
 
 def _reason(text: str) -> str:
@@ -47,4 +64,15 @@ def _reason(text: str) -> str:
     if unreadable := UNREADABLE.search(text):
         path = re.sub(r"^file:/+", "/", unreadable["path"])
         return f"{path}: cannot be read, it is damaged or not Parquet; restore the file or make it again"
-    return text.strip().splitlines()[0] if text.strip() else "Spark gave no reason"
+    if missing := NO_CONNECTOR.search(text):
+        return (
+            f"{missing[0]}: Spark lacks Hadoop's connector for this storage (spark.jars.packages): hadoop-aws for "
+            "s3a:// (write that for s3://), hadoop-azure for abfss://"
+        )
+    java = JAVA_REASON.search(text)
+    line = java["reason"] if java else (text.strip() or "Spark gave no reason").splitlines()[0]
+    if lost := LOST.search(line):
+        return f"a task was lost, killed or out of memory, and no attempt is left: {lost[0]}"
+    if NO_SPACE in line:  # Java does not say where
+        return f"{NO_SPACE}, of the output or of Spark's scratch folders (spark.local.dir, SPARK_LOCAL_DIRS)"
+    return line

@@ -21,7 +21,7 @@ from sparton.data.encoder import FILE, ROW, Encoder, Indices, Rejected
 from sparton.data.manifest import SetManifest, Shard
 from sparton.data.quarantine_writer import duplicate_reason, quarantine_file, quarantined
 from sparton.data.settings import SetSettings
-from sparton.errors import DataError, UsageError
+from sparton.errors import UsageError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -32,7 +32,6 @@ TAIL = "_tail-{split}.parquet"
 FREE_SETTINGS = ("max_rejected",)
 """Settings that may differ from those of the set: they do not decide what is in it."""
 
-ID_ARROW = pa.schema([pa.field("id", pa.int64())])
 NUMBER_ARROW = pa.schema([pa.field("rows", pa.int64())])
 
 
@@ -83,18 +82,16 @@ def set_known_aside(
     quarantine
         Start of the paths of the files that rows with known ids go to.
     """
+    if encoder.source_id is None:
+        return rows, 0  # made ids of files that the set does not hold differ from all those of its rows
     known = storage.spark_url(storage.join(folder, KNOWN))
     held = spark.read.parquet(storage.spark_url(folder)).select(F.col(encoder.id_name).alias("id"))
-    both = _ids(rows, encoder).join(held, "id", "left_semi").distinct()
+    ids = rows.select(F.col(encoder.source_id).cast("long").alias("id"))
+    both = ids.join(held, "id", "left_semi").distinct()
     both.select(F.col("id").alias(KNOWN_ID)).write.parquet(known)
     repeated = spark.read.schema(f"`{KNOWN_ID}` long").parquet(known)
     if repeated.isEmpty():
         return rows, 0
-    if encoder.source_id is None:
-        raise DataError(
-            f"{repeated.count()} ids made from the content of new files are taken in {folder}, by chance; "
-            "name an id column (table.id) and prepare the set anew"
-        )
     matching = F.col(encoder.source_id).cast("long") == F.col(KNOWN_ID)
     doubles = rows.select(encoder.source_id, FILE, ROW).join(repeated, matching, "left_semi")
     put = partial(_quarantine_known, encoder=encoder, start=quarantine)
@@ -138,17 +135,6 @@ def _stored_ids(path: str) -> Indices:
         file = pq.ParquetFile(stream)
         ids: Indices = file.read([file.schema_arrow.names[0]]).column(0).to_numpy()
     return ids
-
-
-def _ids(rows: DataFrame, encoder: Encoder) -> DataFrame:
-    if encoder.source_id is not None:
-        return rows.select(F.col(encoder.source_id).cast("long").alias("id"))
-    return rows.select(FILE, ROW).mapInArrow(partial(_made_ids, encoder=encoder), from_arrow_schema(ID_ARROW))
-
-
-def _made_ids(batches: Iterator[pa.RecordBatch], encoder: Encoder) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield pa.RecordBatch.from_arrays([encoder.source_ids(batch)], schema=ID_ARROW)
 
 
 def _quarantine_known(batches: Iterator[pa.RecordBatch], encoder: Encoder, start: str) -> Iterator[pa.RecordBatch]:

@@ -55,7 +55,7 @@ def write_training_set(
     sources
         The files that ``jets`` was read from, by which later extensions know what is new.
     extend
-        Add the jets to the set in ``folder``, a staging folder of :func:`sparton.storage.extend`. The last shard of
+        Add the jets to the set in ``folder``, a staging folder of :func:`sparton.publication.extend`. The last shard of
         each split is written anew together with the new jets; full shards are not touched.
 
     Returns

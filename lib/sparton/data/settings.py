@@ -82,7 +82,7 @@ class TableSettings(SetSettings):
     array, length
         Instead: one column that holds all features of a row as an array, and how many there are.
     id
-        Integer column that is unique; None makes ids from the content of the row's file and its number there.
+        Integer column that is unique; None makes unique ids from the content of the row's file and its number there.
     target
         Numeric column to learn from, which may be null; None leaves targets null.
     weight

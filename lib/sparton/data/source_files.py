@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sparton import storage
 from sparton.data.encoder import FILE, ROW
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import SourceFile
+from sparton.data.sources import identity
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,11 +93,38 @@ def located(df: DataFrame) -> DataFrame:
         return df.withColumns({FILE: F.lit(None).cast("string"), ROW: F.lit(None).cast("long")})
 
 
-def salts(folder: str, sources: Sequence[Source]) -> dict[str, int]:
-    """Return a number drawn from the content of each file, by :func:`place_of` its path."""
+def file_codes(folder: str, sources: Sequence[Source], held: Sequence[SourceFile] = ()) -> dict[str, int]:
+    """Return the bits that stand for each file in the ids of its rows, by :func:`place_of` its path.
+
+    They come from the content. Where two contents begin alike, the one that came later gets others, so that no two
+    files share them; files of an extension come after those of the set, and change none.
+
+    Parameters
+    ----------
+    folder, sources
+        The files to read below a folder.
+    held
+        Those that the set was made from, in the order of its manifest.
+
+    Raises
+    ------
+    DataError
+        If a file has more rows than an id has numbers for.
+    """
+    owners: dict[int, str] = {}
+    codes: dict[str, int] = {}
+    for sha256 in (*(file.sha256 for file in held), *(source.file.sha256 for source in sources)):
+        tries = (identity.file_bits(sha256, salt) for salt in itertools.count())
+        codes[sha256] = next(bits for bits in tries if owners.setdefault(bits, sha256) == sha256)
+    limit = identity.max_rows(several=False)
+    for source in sources:
+        if source.file.rows > limit:
+            raise DataError(
+                f"{source.path}: {source.file.rows} rows, expected at most {limit} where ids are made; split the file, "
+                "or name an id column (table.id)"
+            )
     return {
-        place_of(storage.spark_url(storage.join(folder, source.path))): int(source.file.sha256[:16], 16)
-        for source in sources
+        place_of(storage.spark_url(storage.join(folder, source.path))): codes[source.file.sha256] for source in sources
     }
 
 

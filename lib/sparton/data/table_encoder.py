@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from sparton.data.encoder import FILE, ROW, Indices, Mask, Rejected, Sifted, ids_of
 from sparton.data.featurize import FEATURE_DTYPE, decode_features, encode_features
-from sparton.data.hashing import hash64
 from sparton.data.schema import TABLE_ARROW
 from sparton.data.source_files import place_of
+from sparton.data.sources import identity
 from sparton.data.statistics import Moments
 from sparton.errors import DataError
 
@@ -49,14 +49,14 @@ class TableEncoder:
         Those of ``id``, ``target``, ``weight`` that the table has, with the column of the table that each is.
     array
         The column that holds all features; None where each is a column of its own (``f0``, ``f1`` ...).
-    salts
-        What ids are made from where the table has none: a number for each file.
+    codes
+        What ids are made from where the table has none: the bits that stand for each file.
     """
 
     names: tuple[str, ...]
     scalars: Mapping[str, str]
     array: str | None = None
-    salts: Mapping[str, int] = field(default_factory=dict)
+    codes: Mapping[str, int] = field(default_factory=dict)
     kind: str = "table"
     id_name: str = "id"
     selection: tuple[str, ...] = ()
@@ -145,18 +145,16 @@ class TableEncoder:
 
     def _made_ids(self, batch: pa.RecordBatch) -> Indices:
         files = batch.column(FILE).dictionary_encode()
-        code, number = files.indices.to_numpy(), batch.column(ROW).to_numpy()
-        ids = np.zeros(batch.num_rows, np.int64)
-        for index, url in enumerate(files.dictionary.to_pylist()):
-            mine = code == index
-            ids[mine] = (hash64(number[mine], self._salt(url)) >> np.uint64(1)).astype(np.int64)
-        return ids
+        codes = np.array([self._code(url) for url in files.dictionary.to_pylist()], np.int64)
+        return identity.of_rows(codes[files.indices.to_numpy()], batch.column(ROW).to_numpy())
 
-    def _salt(self, url: str) -> int:
+    def _code(self, url: str) -> int:
         place = place_of(unquote(url))
-        if place not in self.salts:
+        if place not in self.codes:
+            place = "/" + place[1:].partition("/")[2]  # hdfs:///a is hdfs://host:port/a to Spark
+        if place not in self.codes:
             raise DataError(f"{url}: not among the files that were found when the stage began; run it again")
-        return self.salts[place]
+        return self.codes[place]
 
     def _named(self, column: str) -> str:
         """Return a column's name in the user's table."""

@@ -15,7 +15,7 @@ from sparton.data.manifest import TABLE_KIND, TableManifest, read_set
 from sparton.data.prepare import write_set
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, located, salts
+from sparton.data.source_files import Source, file_codes, located
 from sparton.data.table_encoder import ARRAY, ID, TARGET, WEIGHT, TableEncoder
 from sparton.data.writing import Target
 from sparton.errors import DataError, UsageError
@@ -51,7 +51,7 @@ def write_table_set(
     sources, source_folder
         The files below a folder that the table was read from. Needed where ids are made from them.
     extend
-        Add the rows to the set in ``folder``, a staging folder of :func:`sparton.storage.extend`.
+        Add the rows to the set in ``folder``, a staging folder of :func:`sparton.publication.extend`.
 
     Returns
     -------
@@ -70,7 +70,8 @@ def write_table_set(
     folder = storage.absolute(folder)
     previous = _previous(folder) if extend else None
     names = previous.feature_names if previous else feature_names(table, settings)
-    made = {} if settings.id else salts(source_folder, sources)
+    held = previous.sources if previous else ()
+    made = {} if settings.id else file_codes(source_folder, sources, held)
     if not settings.id and not made:
         raise UsageError("the table has no files to make ids from; name an id column (table.id)")
     scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}

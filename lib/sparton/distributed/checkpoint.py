@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from sparton import storage
+from sparton import publication, storage
 from sparton.errors import DataError
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def save(folder: str, state: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
         raise ValueError(f"expected metadata['step'] >= 0 and keep >= 1. Received: step={step!r}, keep={keep!r}")
     entries, arrays = _pack(state)
     target = _path(folder, step)
-    with storage.publish(target) as staging:
+    with publication.publish(target) as staging:
         with storage.open_file(storage.join(staging, STATE), "wb") as stream:
             np.savez(stream, **arrays)
         content = {"format": FORMAT, "arrays": entries, "metadata": dict(metadata)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sparton import storage
+from sparton import publication, storage
 from sparton.config import Config
 from sparton.data.ingest import RECORD, IngestRecord, write_jets
 from sparton.data.sources.registry import SOURCES, source_paths
@@ -67,6 +67,7 @@ def ingest(
     """
     files = find_files([input] if isinstance(input, str) else list(input), settings.ingest.format)
     target = settings.folder("jets", output)
+    publication.recover(target)
     extend = append and storage.exists(storage.join(target, RECORD))
     sections = {"ingest": settings.ingest, "sources": files}
     call = StageCall("ingest", sections, {}, target, settings, force, extend)

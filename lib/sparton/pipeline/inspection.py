@@ -11,7 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from sparton import storage
+from sparton import publication, storage
 from sparton.data.ingest import RECORD as INGEST_RECORD
 from sparton.data.ingest import read_ingest_record
 from sparton.errors import DataError, UsageError
@@ -75,7 +75,10 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
     ------
     UsageError
         If there is no such folder, or nothing in it that Sparton knows.
+    DataError
+        If its publication is under way or was interrupted.
     """
+    publication.require_whole(folder)
     if not storage.is_folder(folder):
         raise UsageError(f"{folder}: {'a file, expected a folder' if storage.exists(folder) else 'no such folder'}")
     files = [path for path in storage.list_files(folder) if not storage.name(path).startswith(".")]

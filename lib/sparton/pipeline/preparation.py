@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparton import storage
+from sparton import publication, storage
 from sparton.errors import UsageError
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.record import read_record
@@ -62,6 +62,7 @@ def prepare(
     section = "prepare" if kind == "jets" else "table"
     source = settings.folder(kind, input)
     target = settings.folder("set", output)
+    publication.recover(target)
     extend = append and storage.exists(storage.join(target, storage.MANIFEST))
     chosen = settings.prepare if kind == "jets" else settings.table
     call = StageCall("prepare", {section: chosen}, {kind: source}, target, settings, force, extend)

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from sparton import storage
 
@@ -22,17 +22,30 @@ def run_folder_of(stage: str, configuration: PipelineSettings) -> Iterator[str]:
     storage.make_dirs(folder)
     storage.write_text(storage.join(folder, "config.yaml"), configuration.to_yaml())
     package = logging.getLogger("sparton")
-    with storage.open_file(storage.join(folder, "log.txt"), "w") as stream:
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        package.addHandler(handler)
-        level = package.level
-        package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # from Python nobody may have set it
-        try:
-            yield folder
-        except BaseException as error:
+    stream = storage.open_file(storage.join(folder, "log.txt"), "w")
+    handler = _RunLog(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("sparton")
+    package.addHandler(handler)
+    level = package.level
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # from Python nobody may have set it
+    try:
+        yield folder
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             stream.write(f"failed: {type(error).__name__}: {error}\n")
-            raise
-        finally:
-            package.removeHandler(handler)
-            package.setLevel(level)
+        raise
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        try:
+            stream.close()
+        except OSError as error:
+            package.warning("%s: the log of the run is not complete (%s)", folder, error)
+
+
+class _RunLog(logging.StreamHandler[IO[str]]):
+    """A log that cannot be written (a full disk) neither ends the run nor hides why it fails."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
+        """Go on: standard error has the same messages, and closing the file tells what happened to it."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparton import __version__, storage
+from sparton import __version__, publication, storage
 from sparton.config import Config, fingerprint
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import read_set
@@ -144,8 +144,8 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
     if previous is not None and not call.force and not call.extend and _up_to_date(call, previous):
         logger.info("%s: up to date, reusing %s", call.stage, call.output)
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
-    publication = storage.extend if call.extend else storage.publish
-    with run_folder_of(call.stage, call.configuration) as run_folder, publication(call.output) as staging:
+    published = publication.extend if call.extend else publication.publish
+    with run_folder_of(call.stage, call.configuration) as run_folder, published(call.output) as staging:
         logger.info("%s: started, output %s", call.stage, call.output)
         with _kept_quarantine(call, staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
@@ -160,6 +160,7 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
 
 def _check_inputs(call: StageCall) -> None:
     for role, path in call.inputs.items():
+        publication.require_whole(path)
         if not storage.is_folder(path):
             raise UsageError(
                 f"no folder at {path} for the {role}; run the stage that makes it first, "
@@ -172,6 +173,7 @@ def _check_inputs(call: StageCall) -> None:
 
 
 def _previous(call: StageCall) -> StageRecord | None:
+    publication.recover(call.output)
     if not storage.exists(call.output):
         return None
     record = read_record(call.output)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparton import storage
+from sparton import publication, storage
 from sparton.config import fingerprint
 from sparton.data.ingest import read_ingest_record
 from sparton.data.sources.registry import SOURCES
@@ -81,6 +81,7 @@ def watch(
     started = time.perf_counter()
     target = settings.folder("jets", output)
     spark = spark_session(settings.spark, "sparton ingest --watch")
+    publication.recover(target)
     batches = _Batches()
     checkpoint = _checkpoint(settings, storage.absolute(folder), target)
     writer = _arrivals(spark, settings, folder).writeStream.option("checkpointLocation", storage.spark_url(checkpoint))

@@ -23,7 +23,7 @@ BUFFER_BYTES = 1 << 20
 @contextlib.contextmanager
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """Yield the open file, which reads a column chunk in steps and not at once."""
-    with storage.open_file(path) as stream:
+    with storage.open_input(path) as stream:
         yield pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
 
 

@@ -34,7 +34,7 @@ def open_hdf5(path: str) -> Iterator[Any]:
         ) from None
     with contextlib.ExitStack() as stack:
         local = storage.is_local(path)
-        target = storage.local_path(path) if local else stack.enter_context(storage.open_file(path))
+        target = storage.local_path(path) if local else stack.enter_context(storage.open_input(path))
         yield stack.enter_context(h5py.File(target, "r"))
 
 

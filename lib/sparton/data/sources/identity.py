@@ -1,7 +1,8 @@
-"""Identifiers of ingested jets: a function of the file's content and the row, of nothing else.
+"""Identifiers of ingested jets and of rows of plain tables: a function of the file's content and the row alone.
 
-From the leading bit: the sign (0), the mark of an ingested jet (1, which generated tables never have), 32 bits of the
-file's SHA-256, 24 bits of the row and 6 of the jet in its row. Where a row is a jet, those 30 are all the row's.
+From the leading bit: the sign (0), the mark of an ingested row (1, which generated tables never have), 32 bits of the
+file's SHA-256, 24 bits of the row and 6 of the jet in its row. Where a row is a jet, those 30 are all the row's. As
+long as no two files share their bits, no two rows share an identifier.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ def identifiers(
     bits: int, row: NDArray[np.int64], place: NDArray[np.int64], several: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (jet_id, event_id), int64[n] each, all positive; an event's id is that of its first jet."""
-    first = MARK | bits << ROW_BITS
-    event = first + (row << PLACE_BITS if several else row)
+    event = of_rows(bits, row << PLACE_BITS if several else row)
     return event + place if several else event, event
+
+
+def of_rows(bits: int | NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the identifiers of rows int64[n] below ``2 ** ROW_BITS`` of the files that ``bits`` stand for."""
+    return MARK | bits << ROW_BITS | row

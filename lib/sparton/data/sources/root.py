@@ -47,7 +47,7 @@ def open_tree(path: str, tree: str) -> Iterator[Any]:
         import uproot
     except ImportError as error:
         raise SpartonError(f"{path}: reading ROOT files needs uproot ({error}); install sparton[formats]") from None
-    with storage.open_file(path) as stream, _broken(uproot), uproot.open(stream) as file:
+    with storage.open_input(path) as stream, _broken(uproot), uproot.open(stream) as file:
         names = {name.partition(";")[0] for name in file.keys()}  # noqa: SIM118  # not a dict
         if tree not in names:
             raise BadFileError("missing_key", f"no tree {tree!r}; found {', '.join(sorted(names)) or 'nothing'}")
