@@ -26,6 +26,7 @@ org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT] Encountered error wh
     ("text", "reason"),
     [
         (PYTHON, "reading: b.h5: no jets"),
+        (PYTHON.replace("DataError: b.h5: no jets", "SpartonError: needs fastjet"), "reading: needs fastjet"),
         (JAVA.format(url="file:///data/part-0.parquet"), "reading: /data/part-0.parquet: cannot be read"),
         (JAVA.format(url="s3a://bucket/a.b/part-0.parquet"), "reading: s3a://bucket/a.b/part-0.parquet: cannot be"),
         (

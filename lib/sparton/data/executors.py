@@ -14,6 +14,8 @@ from sparton.errors import DataError
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
 UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
 TRACEBACK = "Traceback (most recent call last):"
+OWN_ERRORS = ("DataError", "SpartonError")
+"""Errors whose text says all; the name of the class adds nothing."""
 
 
 @contextlib.contextmanager
@@ -41,7 +43,7 @@ def _reason(text: str) -> str:
     if found:
         # The traceback ends where Java's stack begins or, after a chained cause, with another traceback.
         for match in PYTHON_REASON.finditer(trace):
-            if match["kind"].rpartition(".")[2] == "DataError":
+            if match["kind"].rpartition(".")[2] in OWN_ERRORS:
                 return match["reason"].strip()
             return f"{match['kind']}: {match['reason'].strip()}"
     if unreadable := UNREADABLE.search(text):
