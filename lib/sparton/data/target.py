@@ -16,7 +16,7 @@ __all__ = ["TargetMass", "target_mass"]
 
 
 class TargetMass(Config):
-    """The mass whose bins are the target; the column ``jet_mass`` is the ungroomed one in any case.
+    """The mass whose bins are the target; the column jet_mass is the ungroomed one in any case.
 
     Attributes
     ----------
