@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import pytest
 from pyspark.sql.functions import spark_partition_id
 
 from sparton import storage
+from sparton.data import prepare
 from sparton.data import writing as module
 from sparton.data.counting import take_census
 from sparton.data.exchange import exchange
@@ -24,15 +26,18 @@ from sparton.data.featurize import FeatureSpec, decode_features, featurize
 from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.layout import build_layout, shuffle_key, split_of
 from sparton.data.manifest import Manifest, read_manifest
+from sparton.data.mass_quantiles import SAMPLE_SEED, find_edges
 from sparton.data.prepare import PrepareSettings, write_training_set
 from sparton.data.routing import spark_hash
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
 from sparton.data.source_files import located
+from sparton.data.target import TargetMass
 from sparton.data.verification import verify_written
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, ucluster_features
+from sparton.physics.grooming import soft_drop_mass
 from tests.synthetic import jets_table
 
 if TYPE_CHECKING:
@@ -42,6 +47,8 @@ JETS = 2500
 PARTICLES = 24
 SETTINGS = PrepareSettings(features=FeatureSpec(n_particles=PARTICLES), rows_per_shard=128, seed=11)
 ENCODER = JetsEncoder(SETTINGS)
+GROOMED_MASS = TargetMass(definition="soft_drop", symmetry_cut=0.3, beta=0.0)
+GROOMED = SETTINGS.model_copy(update={"features": FeatureSpec(n_particles=PARTICLES, mass_bins=8, mass=GROOMED_MASS)})
 
 
 def store(table: pa.Table, folder: Path, files: int) -> str:
@@ -164,6 +171,52 @@ def test_bytes_do_not_depend_on_the_input_partitioning(
     assert manifest == made[1]
 
 
+@pytest.fixture(scope="module")
+def groomed(spark: SparkSession, stored: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A set whose target is 8 quantile bins of the soft-drop mass, of the 700 jets with the smallest hashes."""
+    folder = tmp_path_factory.mktemp("groomed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "find_edges", partial(find_edges, sample=700))
+        return folder, write_training_set(spark, spark.read.parquet(stored), GROOMED, str(folder))
+
+
+def test_quantile_bins_are_those_of_a_sample_by_hash(table: pa.Table, groomed: tuple[Path, Manifest]) -> None:
+    folder, manifest = groomed
+    rows = screen(table).rows
+    kept = rows.select((rows.jets.jet_mass > 10) & (rows.jets.jet_mass < 200))
+    masses = dict(zip(kept.jet_id.tolist(), soft_drop_mass(kept.jets, 0.3, 0.0).astype(np.float64), strict=True))
+    sample = kept.jet_id[np.argsort(shuffle_key(kept.jet_id, SAMPLE_SEED))[:700]].tolist()
+    expected = np.percentile([masses[jet] for jet in sample], np.arange(1, 8) * 12.5)
+    assert manifest.mass_bin_edges == (0.0, *expected.tolist())
+    assert manifest.n_targets == 8
+    assert manifest.settings["features"]["mass_bins"] == 8
+    stored_rows = pa.concat_tables([rows_of(folder, manifest, split) for split in manifest.splits])
+    target, ids = stored_rows.column("target").to_numpy(), stored_rows.column("jet_id").to_pylist()
+    assert np.array_equal(target, np.digitize([masses[jet] for jet in ids], manifest.mass_bin_edges) - 1)
+    population, share = np.bincount(target, minlength=8), len(target) / 8
+    assert np.all(np.abs(population - share) < 5 * share * np.sqrt(8 / 700))
+
+
+def test_quantile_edges_do_not_depend_on_the_partitioning_and_an_extension_keeps_them(
+    spark: SparkSession,
+    table: pa.Table,
+    groomed: tuple[Path, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prepare, "find_edges", partial(find_edges, sample=700))
+    shuffled = table.take(np.random.default_rng(0).permutation(JETS))
+    jets = spark.read.parquet(store(shuffled, tmp_path / "jets", 7))
+    manifest = write_training_set(spark, jets, GROOMED, str(tmp_path / "set"))
+    assert manifest == groomed[1]
+    heavier = jets_table(300, seed=5, first_id=90_000)
+    heavier = heavier.filter(pc.equal(heavier.column("label"), "t"))
+    new = spark.read.parquet(store(heavier, tmp_path / "new", 1))
+    extended = write_training_set(spark, new, GROOMED, str(tmp_path / "set"), extend=True)
+    assert extended.counts.kept > manifest.counts.kept
+    assert extended.mass_bin_edges == manifest.mass_bin_edges
+
+
 def test_another_seed_orders_anew_but_keeps_the_splits(
     spark: SparkSession, stored: str, made: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
@@ -241,6 +294,8 @@ def test_bad_calls_are_refused(spark: SparkSession, stored: str, tmp_path: Path)
         write_training_set(spark, jets.drop("energy", "jet_pt"), SETTINGS, str(tmp_path))
     with pytest.raises(DataError, match="missing column"):
         featurize(jets.drop("px"), SETTINGS.features)
+    with pytest.raises(UsageError, match="give mass_bin_edges, such as those of a manifest"):
+        featurize(jets, GROOMED.features)
     (tmp_path / "old.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
         write_training_set(spark, jets, SETTINGS, str(tmp_path))

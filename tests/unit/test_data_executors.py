@@ -45,6 +45,7 @@ WORKER = "org.apache.spark.SparkException: Python worker exited unexpectedly (cr
         ('No FileSystem for scheme "s3"\nat x', 'reading: No FileSystem for scheme "s3": Spark lacks'),
         (LOST.format(cause="java.io.IOException: x"), "reading: Job aborted due to stage failure: .*IOException: x"),
         (PYTHON, "reading: b.h5: no jets"),
+        (PYTHON.replace("DataError: b.h5: no jets", "SpartonError: needs fastjet"), "reading: needs fastjet"),
         (JAVA.format(url="file:///data/part-0.parquet"), "reading: /data/part-0.parquet: cannot be read"),
         (JAVA.format(url="s3a://bucket/a.b/part-0.parquet"), "reading: s3a://bucket/a.b/part-0.parquet: cannot be"),
         (

@@ -10,10 +10,13 @@ import pytest
 
 from sparton.config import validate
 from sparton.data.featurize import FeatureSpec, decode_features, encode_features, jets_from_batch, training_batch
+from sparton.data.mass_quantiles import quantile_edges
 from sparton.data.schema import TRAINING_ARROW
 from sparton.data.screening import REQUIRED, screen
+from sparton.data.target import TargetMass
 from sparton.errors import ConfigError, DataError
-from sparton.physics.features import ucluster_features
+from sparton.physics.features import mass_bins, ucluster_features
+from sparton.physics.grooming import soft_drop_mass
 from tests.synthetic import jets_table, random_jets
 
 SPEC = FeatureSpec(n_particles=20)
@@ -140,6 +143,47 @@ def test_training_rows_hold_the_features_bit_by_bit() -> None:
         assert batch.column("target")[index].as_py() == expected
 
 
+def test_the_target_counts_edges_below_the_soft_drop_mass() -> None:
+    rows = screen(jets_table(60, seed=4)).rows
+    mass = TargetMass(definition="soft_drop", symmetry_cut=0.4, beta=0.1, radius=0.6)
+    spec = FeatureSpec(n_particles=20, mass_bin_edges=(20.0, 60.0, 90.0, 150.0), mass=mass)
+    batch = training_batch(rows, spec)
+    groomed = soft_drop_mass(rows.jets, symmetry_cut=0.4, beta=0.1, radius=0.6)
+    assert batch.column("target").to_pylist() == np.clip(np.digitize(groomed, spec.mass_bin_edges) - 1, 0, 3).tolist()
+    assert np.all(groomed <= rows.jets.jet_mass * 1.001)
+    assert np.count_nonzero(groomed < rows.jets.jet_mass * 0.99) > 10
+    assert np.array_equal(batch.column("jet_mass").to_numpy(), rows.jets.jet_mass)
+
+
+def test_quantile_edges_fill_classes_equally() -> None:
+    masses = np.random.default_rng(0).gamma(4.0, 20.0, 2000).astype(np.float32)
+    edges = quantile_edges(masses, 20)
+    assert edges[0] == 0.0
+    assert np.allclose(edges[1:], [np.percentile(masses.astype(np.float64), 5 * step) for step in range(1, 20)])
+    assert np.bincount(mass_bins(masses, edges), minlength=20).tolist() == [100] * 20
+    assert quantile_edges(np.random.default_rng(1).permutation(masses), 20) == edges
+    # Another sample of the same jets: populations as the binomial distribution has them, within five deviations.
+    others = np.random.default_rng(2).gamma(4.0, 20.0, 20_000).astype(np.float32)
+    found = np.bincount(mass_bins(others, edges), minlength=20)
+    assert np.all(np.abs(found - 1000) < 5 * 1000 * np.sqrt(1 / 100 + 1 / 1000))
+
+
+def test_equal_masses_make_no_quantiles() -> None:
+    masses = np.repeat(np.array([0.0, 50.0, 60.0], np.float32), 10)
+    assert len(quantile_edges(masses, 2)) == 2
+    with pytest.raises(DataError, match="masses of 30 jets are equal for 9 bins of equal population; use fewer bins"):
+        quantile_edges(masses, 9)
+
+
+def test_the_number_of_bins_stands_in_place_of_edges() -> None:
+    spec = validate(FeatureSpec, {"mass_bins": 12, "mass": {"definition": "soft_drop"}}, "test")
+    assert spec.mass_bin_edges == ()
+    assert validate(FeatureSpec, spec.model_dump(mode="json"), "test") == spec
+    resolved = spec.with_edges((0.0, 5.0))
+    assert (resolved.mass_bins, resolved.mass_bin_edges, resolved.mass) == (None, (0.0, 5.0), spec.mass)
+    assert validate(FeatureSpec, {"mass_bins": None}, "test") == FeatureSpec()
+
+
 def test_encoding_round_trips_slices() -> None:
     features = np.random.default_rng(0).standard_normal((9, 4, 3)).astype(np.float32)
     column = encode_features(features)
@@ -160,8 +204,20 @@ def test_twenty_classes_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"mass_bin_edges": [0, 10, 10]}, {"mass_bin_edges": [5]}, {"n_particles": 0}, {"particles": 5}]
+    ("values", "problem"),
+    [
+        ({"mass_bin_edges": [0, 10, 10]}, "at least two rising edges"),
+        ({"mass_bin_edges": [5]}, "at least two rising edges"),
+        ({"mass_bin_edges": []}, "either mass_bin_edges .at least two. or mass_bins"),
+        ({"mass_bin_edges": [0, 10], "mass_bins": 5}, "either mass_bin_edges .at least two. or mass_bins"),
+        ({"mass_bins": 1}, "mass_bins: .* greater than or equal to 2"),
+        ({"mass": {"definition": "trimmed"}}, "mass.definition: .*'ungroomed' or 'soft_drop'"),
+        ({"mass": {"symmetry_cut": 0.5}}, "mass.symmetry_cut: .* less than 0.5"),
+        ({"mass": {"z_cut": 0.1}}, "unknown key 'mass.z_cut'"),
+        ({"n_particles": 0}, "n_particles"),
+        ({"particles": 5}, "n_particles"),
+    ],
 )
-def test_impossible_specs_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+def test_impossible_specs_are_refused(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
         validate(FeatureSpec, values, "test")

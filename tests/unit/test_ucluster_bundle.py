@@ -42,6 +42,7 @@ def test_loaded_network_predicts_what_the_saved_one_did(folder: str) -> None:
     np.testing.assert_array_equal(cluster, brute.argmin(axis=1))
     assert loaded.feature_names == inputs().feature_names
     assert loaded.feature_spec.n_particles == inputs().n_particles
+    assert loaded.feature_spec.mass.definition == "ungroomed"  # to assign never grooms
     np.testing.assert_array_equal(loaded.centroids, np.array(CENTROIDS, np.float32))
 
 

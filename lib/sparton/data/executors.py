@@ -19,6 +19,8 @@ NO_CONNECTOR = re.compile(r"Class org\.apache\.hadoop\.fs\.\S+ not found|No File
 NO_SPACE = "No space left on device"
 LOST = re.compile(r"(?:ExecutorLostFailure|Python worker exited unexpectedly).*")
 TRACEBACK = "Traceback (most recent call last):"
+OWN_ERRORS = ("DataError", "SpartonError")
+"""Errors whose text says all; the name of the class adds nothing."""
 
 
 @contextlib.contextmanager
@@ -58,7 +60,7 @@ def _reason(text: str) -> str:
     if found:
         # The traceback ends where Java's stack begins or, after a chained cause, with another traceback.
         for match in PYTHON_REASON.finditer(trace):
-            if match["kind"].rpartition(".")[2] == "DataError":
+            if match["kind"].rpartition(".")[2] in OWN_ERRORS:
                 return match["reason"].strip()
             return f"{match['kind']}: {match['reason'].strip()}"
     if unreadable := UNREADABLE.search(text):

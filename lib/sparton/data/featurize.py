@@ -9,17 +9,18 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sparton.config import Config
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA, require_columns
 from sparton.data.screening import REQUIRED, JetRows, jets_from_batch, screen
-from sparton.errors import DataError
+from sparton.data.target import TargetMass, target_mass
+from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, mass_bins, ucluster_features
 
 if TYPE_CHECKING:
@@ -40,18 +41,43 @@ class FeatureSpec(Config):
     n_particles
         Slots of the tensor; the hardest constituents fill it, the rest is zero.
     mass_bin_edges
-        Rising edges of the jet mass (GeV) for the target; masses beyond the last one are the overflow class.
+        Rising edges of the mass (GeV) for the target; masses beyond the last one are the overflow class.
+    mass_bins
+        Instead: number of classes of equal population, whose edges are found from the jets when a set is made; an
+        extension keeps them. None takes ``mass_bin_edges``.
+    mass
+        The mass that the target's bins are of.
     """
 
     n_particles: int = Field(default=50, ge=1, le=4096)
     mass_bin_edges: tuple[float, ...] = DEFAULT_EDGES
+    mass_bins: int | None = Field(default=None, ge=2, le=1000)
+    mass: TargetMass = TargetMass()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_edges(cls, values: Any) -> Any:
+        """Leave the edges open where their number alone is given."""
+        if isinstance(values, dict) and values.get("mass_bins") is not None:
+            return {"mass_bin_edges": (), **values}
+        return values
 
     @field_validator("mass_bin_edges")
     @classmethod
     def _rising(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
-        if len(edges) < 2 or not all(low < high for low, high in pairwise(edges)):
+        if len(edges) == 1 or not all(low < high for low, high in pairwise(edges)):
             raise ValueError("expected at least two rising edges")
         return edges
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.mass_bin_edges) == (self.mass_bins is not None):
+            raise ValueError("give either mass_bin_edges (at least two) or mass_bins")
+        return self
+
+    def with_edges(self, edges: tuple[float, ...]) -> FeatureSpec:
+        """Return the spec with these edges in place of the number of bins."""
+        return FeatureSpec(n_particles=self.n_particles, mass_bin_edges=edges, mass=self.mass)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -83,7 +109,11 @@ def featurize(df: DataFrame, spec: FeatureSpec) -> DataFrame:
     ------
     DataError
         If a column is missing.
+    UsageError
+        If the spec has the number of mass bins and not their edges.
     """
+    if spec.mass_bins is not None:
+        raise UsageError("mass_bins finds edges when a set is made; give mass_bin_edges, such as those of a manifest")
     require_columns(df.columns, REQUIRED, "jets table")
     return df.select(*REQUIRED).mapInArrow(partial(_featurize_batches, spec=spec), TRAINING_SCHEMA)
 
@@ -96,7 +126,7 @@ def training_batch(rows: JetRows, spec: FeatureSpec) -> pa.RecordBatch:
         encode_features(features),
         pa.array(n_real),
         pa.array(rows.jets.n_constituents),
-        pa.array(mass_bins(rows.jets.jet_mass, spec.mass_bin_edges)),
+        pa.array(mass_bins(target_mass(rows.jets, spec.mass), spec.mass_bin_edges)),
         pa.array(rows.jets.jet_mass),
         rows.label,
     ]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sparton import storage
 from sparton.config import fingerprint
 from sparton.data.extension import require_same_settings
+from sparton.data.featurize import DEFAULT_EDGES, FeatureSpec
 from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.manifest import Manifest, SetManifest, SourceFile, read_manifest
+from sparton.data.mass_quantiles import find_edges
 from sparton.data.schema import require_columns
 from sparton.data.settings import PrepareSettings
 from sparton.data.writing import Target, write_rows
@@ -45,7 +47,8 @@ def write_training_set(
     spark
         The session that ``jets`` belongs to.
     jets
-        Jets table; it is read twice (three times where ids repeat) and must give the same rows each time.
+        Jets table; it is read twice (once more where ids repeat, twice more to find edges of mass bins) and must give
+        the same rows each time.
     settings
         What to keep and how to store it.
     folder
@@ -75,12 +78,24 @@ def write_training_set(
     require_columns(jets.columns, encoder.columns, encoder.kind)
     folder = storage.absolute(folder)
     previous = read_manifest(folder) if extend else None
+    features = _with_edges(jets, encoder, previous)
+    encoder = JetsEncoder(settings.model_copy(update={"features": features}))
     target = Target(spark, encoder, settings, folder, previous)
-    common = write_set(target, jets, "prepare", settings.features.feature_names, inputs or {}, sources)
-    features = settings.features
+    common = write_set(target, jets, "prepare", features.feature_names, inputs or {}, sources)
     manifest = Manifest(n_particles=features.n_particles, mass_bin_edges=features.mass_bin_edges, **common)
     manifest.write(folder)
     return manifest
+
+
+def _with_edges(jets: DataFrame, encoder: JetsEncoder, previous: Manifest | None) -> FeatureSpec:
+    """Return what a training row holds, with the edges of the mass bins found if their number is given."""
+    features = encoder.settings.features
+    if features.mass_bins is None:
+        return features
+    if previous is not None:
+        return features.with_edges(previous.mass_bin_edges)
+    # Where no jet is kept there are no edges, and none are used: the first pass explains why nothing is left.
+    return features.with_edges(find_edges(jets, encoder, features.mass_bins) or DEFAULT_EDGES)
 
 
 def write_set(

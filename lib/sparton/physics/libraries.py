@@ -27,7 +27,7 @@ def load(name: str) -> Any:
         module = importlib.import_module(name)
     except ImportError as error:
         raise SpartonError(
-            f"generating jets needs {name}, which cannot be imported ({error}); "
+            f"generating and grooming jets needs {name}, which cannot be imported ({error}); "
             "pip install 'sparton[gen]' (it holds Pythia 8 and FastJet, licensed GPL-2-or-later)"
         ) from None
     if name == "fastjet":

@@ -67,7 +67,7 @@ class Bundle:
 
     @property
     def feature_spec(self) -> FeatureSpec:
-        """The tensor that the network reads."""
+        """The tensor that the network reads; its target is not computed as that of training was."""
         inputs = self.description.inputs
         return FeatureSpec(n_particles=inputs.n_particles, mass_bin_edges=inputs.mass_bin_edges)
 
