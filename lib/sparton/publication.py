@@ -77,6 +77,19 @@ def recover(output: str) -> None:
             _finish(output)
 
 
+def release(output: str) -> None:
+    """Remove the lock of ``output`` that a process left which died.
+
+    Raises
+    ------
+    DataError
+        If a run is writing ``output`` now.
+    """
+    if storage.exists(_lock_file(output)):
+        with _lock(output):
+            pass  # taken over from the dead, it ends with this block
+
+
 def require_whole(folder: str) -> None:
     """Check that no publication of ``folder`` is under way.
 
@@ -93,8 +106,11 @@ def require_whole(folder: str) -> None:
 
 
 def _lock(output: str) -> contextlib.AbstractContextManager[Callable[[], None]]:
-    filesystem, path = storage.filesystem_of(storage.join(storage.parent(output), f".{storage.name(output)}.lock"))
-    return lease.held(filesystem, path, output)
+    return lease.held(*storage.filesystem_of(_lock_file(output)), output)
+
+
+def _lock_file(output: str) -> str:
+    return storage.join(storage.parent(output), f".{storage.name(output)}.lock")
 
 
 @contextlib.contextmanager

@@ -35,10 +35,12 @@ TRAINING = TrainSettings(batch_size=64, pretrain_epochs=2, joint_epochs=2, learn
 SUMMATION = 5e-4
 """What the order of FP32 sums may change after six steps, in units of each variable's largest value.
 
-Found were 1.2e-4 for the centroids (k-means and its evening out amplify the embedding's 1e-5), 9e-5 for the moving
-statistics of the embedding and at most 2e-5 for the rest. A gradient or normalisation of half the batch changes weights
-by a few learning rates, some 1e-2.
+Found were 9e-5 for the moving statistics of the embedding and at most 2e-5 for the rest. A gradient or normalisation of
+half the batch changes weights by a few learning rates, some 1e-2.
 """
+
+ONE_JET = 5e-3
+"""The same for centroids: where rounding moves one jet of some 200 across a boundary, k-means moves by about 1 / 200."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,11 @@ def run(
 
 
 def weights(folder: Path) -> list[np.ndarray]:
-    return [np.array(variable) for variable in bundle.load(str(folder / "bundle")).model.variables]
+    return list(named_weights(folder).values())
+
+
+def named_weights(folder: Path) -> dict[str, np.ndarray]:
+    return {variable.path: np.array(variable) for variable in bundle.load(str(folder / "bundle")).model.variables}
 
 
 def test_training_learns_and_leaves_bundle_curve_and_checkpoints(training_set: str, tmp_path: Path) -> None:
@@ -184,8 +190,12 @@ def test_two_horovod_workers_train_what_one_process_trains(
 
     assert [summary.steps for summary in (*summaries, alone)] == [6, 6, 6]
     assert bundle.read_description(folders[1]).training["workers"] == 2
-    for two, one in zip(weights(tmp_path / "two"), weights(tmp_path / "one"), strict=True):
-        np.testing.assert_allclose(two, one, rtol=0, atol=SUMMATION * np.abs(one).max() + 1e-6)
+    two, one = named_weights(tmp_path / "two"), named_weights(tmp_path / "one")
+    assert list(two) == list(one)
+    for name, value in one.items():
+        tolerance = ONE_JET if name.endswith("centroids") else SUMMATION
+        limit = tolerance * np.abs(value).max() + 1e-6
+        np.testing.assert_allclose(two[name], value, rtol=0, atol=limit, err_msg=name)
     assert summaries[0].last["val_focal"] == pytest.approx(alone.last["val_focal"], rel=1e-4)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import logging
 import os
 import random
@@ -18,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sparton import storage
+from sparton import lease, storage
 from sparton.distributed import checkpoint
 from sparton.errors import DataError
 
@@ -232,3 +234,15 @@ def test_a_writer_killed_at_any_moment_leaves_a_sound_checkpoint(tmp_path: Path)
         last = step
     save_steps(tmp_path, last + 1)
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
+def test_lock_that_a_killed_writer_left_of_its_last_checkpoint_is_removed(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    lock = tmp_path / ".step-000000001.lock"
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    owner = dataclasses.replace(lease.Owner.mine(), pid=dead.pid, token="dead")
+    lock.write_text(json.dumps(dataclasses.asdict(owner)))
+    save_steps(tmp_path, 2)
+    assert not lock.exists()
+    assert checkpoint.steps(str(tmp_path)) == [1, 2]

@@ -65,6 +65,8 @@ def save(folder: str, state: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
         raise ValueError(f"expected metadata['step'] >= 0 and keep >= 1. Received: step={step!r}, keep={keep!r}")
     entries, arrays = _pack(state)
     target = _path(folder, step)
+    for previous in steps(folder)[-1:]:  # a writer that was killed may have left the lock of its last one
+        publication.release(_path(folder, previous))
     with publication.publish(target) as staging:
         with storage.open_file(storage.join(staging, STATE), "wb") as stream:
             np.savez(stream, **arrays)
