@@ -40,7 +40,7 @@ half the batch changes weights by a few learning rates, some 1e-2.
 """
 
 ONE_JET = 5e-3
-"""The same for centroids: where rounding moves one jet of some 200 across a boundary, k-means moves by about 1 / 200."""
+"""The same for centroids: where rounding moves one jet of 200 across a boundary, its centroids move by about 1 / 200."""
 
 
 @pytest.fixture(scope="module")
