@@ -33,14 +33,15 @@ JETS = 700
 TRAINING = TrainSettings(batch_size=64, pretrain_epochs=2, joint_epochs=2, learning_rate=3e-3, centroid_rows=200)
 
 SUMMATION = 5e-4
-"""What the order of FP32 sums may change after six steps, in units of each variable's largest value.
+"""What the order of FP32 sums may change after six steps, in units of each variable's largest value or, if that is
+more, of what six steps can move it: Adam's step hangs on a gradient's sign where the gradient is all rounding.
 
 Found were 9e-5 for the moving statistics of the embedding and at most 2e-5 for the rest. A gradient or normalisation of
 half the batch changes weights by a few learning rates, some 1e-2.
 """
 
 ONE_JET = 5e-3
-"""The same for centroids: where rounding moves one jet of 200 across a boundary, its centroids move by about 1 / 200."""
+"""The same for centroids: where rounding moves one jet of 200 across a boundary, they move by about 1 / 200."""
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_two_horovod_workers_train_what_one_process_trains(
     assert list(two) == list(one)
     for name, value in one.items():
         tolerance = ONE_JET if name.endswith("centroids") else SUMMATION
-        limit = tolerance * np.abs(value).max() + 1e-6
+        limit = tolerance * max(np.abs(value).max(), 6 * training.learning_rate) + 1e-6
         np.testing.assert_allclose(two[name], value, rtol=0, atol=limit, err_msg=name)
     assert summaries[0].last["val_focal"] == pytest.approx(alone.last["val_focal"], rel=1e-4)
 
