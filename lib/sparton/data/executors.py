@@ -66,8 +66,8 @@ def _reason(text: str) -> str:
         return f"{path}: cannot be read, it is damaged or not Parquet; restore the file or make it again"
     if missing := NO_CONNECTOR.search(text):
         return (
-            f"{missing[0]}: Spark lacks Hadoop's connector for this storage (spark.jars.packages): hadoop-aws for s3a:// "
-            "(write that for s3://), hadoop-azure for abfss://"
+            f"{missing[0]}: Spark lacks Hadoop's connector for this storage (spark.jars.packages): hadoop-aws for "
+            "s3a:// (write that for s3://), hadoop-azure for abfss://"
         )
     java = JAVA_REASON.search(text)
     line = java["reason"] if java else (text.strip() or "Spark gave no reason").splitlines()[0]
