@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT = 64
-"""Bytes; TensorFlow copies arrays that are not aligned so."""
+from sparton.data.blocks import aligned
 
 SMALL = 1 << 18
 """Bytes below which the system's own memory is as good."""
@@ -41,9 +40,7 @@ class Pool:
         """Return an array of any content in memory that TensorFlow takes over without a copy."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size < SMALL:
-            room = np.empty(size + ALIGNMENT, np.uint8)
-            start = -room.ctypes.data % ALIGNMENT
-            return room[start : start + size].view(dtype).reshape(shape)
+            return aligned(tuple(shape), np.dtype(dtype))
         block = self._take(size)
         room = np.frombuffer(block, np.uint8)
         # TensorFlow holds a view, whose base is this array: with the last view it ends, and the block is free.
