@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -115,7 +116,8 @@ def _pin(cores: int) -> None:
     gateway = SparkContext._gateway
     for process in (os.getpid(), *([gateway.proc.pid] if gateway is not None else [])):
         for thread in os.listdir(f"/proc/{process}/task"):
-            os.sched_setaffinity(int(thread), range(cores))
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(int(thread), range(cores))
 
 
 def _settings(folder: Path, master: str) -> PipelineSettings:
