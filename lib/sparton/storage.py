@@ -287,15 +287,19 @@ def open_input(path: str) -> Iterator[IO[Any]]:
         except Exception as error:
             if watched.failure is None:
                 raise
-            raise ConnectionError(f"{path}: {type(watched.failure).__name__}: {watched.failure}") from error
+            raise ConnectionError(f"{path}: {watched.failure}") from error
 
 
 class _Watched:
-    """A stream that remembers why it could not be read."""
+    """A stream that remembers, in words, why it could not be read.
+
+    The exception itself leads back here through frames that hold HDF5's handles, which refer to this stream out of
+    sight of the garbage collector: kept, they would live on until HDF5 crashes on them at the interpreter's end.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self.failure: Exception | None = None
+        self.failure: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -315,7 +319,7 @@ class _Watched:
         except (PermissionError, FileNotFoundError):
             raise
         except Exception as error:
-            self.failure = error
+            self.failure = f"{type(error).__name__}: {error}"
             raise
 
 

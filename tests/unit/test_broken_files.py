@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -271,6 +273,11 @@ class Flow(io.BytesIO):
     """Content that breaks off after some reads, with an error of the client's own."""
 
     left: ClassVar[int]
+    alive: ClassVar[weakref.WeakSet[Flow]] = weakref.WeakSet()
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        Flow.alive.add(self)
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._count()
@@ -291,7 +298,10 @@ class Flow(io.BytesIO):
 def test_a_connection_that_breaks_is_no_reason(
     name: str, writer: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the library makes of the failure (h5py: an OSError, uproot: whatever) does not put the file aside."""
+    """What the library makes of the failure (h5py: an OSError, uproot: whatever) does not put the file aside.
+
+    Nothing of the file stays behind either: HDF5 handles that outlive the interpreter crash the process at its end.
+    """
     writer(tmp_path / "a", *random_jets(200, seed=1))
     MemoryFileSystem().pipe_file("/bucket/a", (tmp_path / "a").read_bytes())
     monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, **_: Flow(self.store[path].getvalue()))
@@ -308,3 +318,5 @@ def test_a_connection_that_breaks_is_no_reason(
         Flow.left = left
         with pytest.raises(ConnectionError, match="memory://bucket/a: RuntimeError: the client gave up"):
             read_all()
+    gc.collect()
+    assert not Flow.alive

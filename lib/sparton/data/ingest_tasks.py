@@ -27,6 +27,9 @@ from sparton.data.sources.table import Sorted, exclude, sort_out, table_schema
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+EXAMINE_TASKS_PER_SLOT = 4
+"""Tasks per slot that examine files: enough to even out their sizes, few enough that starting them costs little."""
+
 RESULT_ARROW = pa.schema([pa.field("number", pa.int64()), pa.field("content", pa.string())])
 
 
@@ -83,8 +86,8 @@ class IngestJob:
 
 
 def examine_files(spark: SparkSession, source: Source, paths: list[str]) -> list[SourceFile]:
-    """Examine files, one task each; the result is in their order."""
-    content = _run(spark, len(paths), partial(_examine, source=source, paths=paths))
+    """Examine files, several in one task where there are many; the result is in their order."""
+    content = _run(spark, len(paths), partial(_examine, source=source, paths=paths), EXAMINE_TASKS_PER_SLOT)
     return [SourceFile(**file) for file in content]
 
 
@@ -167,11 +170,17 @@ def _write(batches: Iterable[pa.RecordBatch], job: IngestJob, tasks: list[Ingest
         yield _result(number, run_task(job, tasks[number]).model_dump_json())
 
 
-def _run(spark: SparkSession, count: int, task: Callable[..., Iterator[pa.RecordBatch]]) -> list[Any]:
-    """Run ``task`` on the numbers below ``count``, one Spark task each, and return what it made of them in order."""
+def _run(
+    spark: SparkSession, count: int, task: Callable[..., Iterator[pa.RecordBatch]], per_slot: int | None = None
+) -> list[Any]:
+    """Run ``task`` on the numbers below ``count`` and return what it made of them in order.
+
+    Each number is one Spark task; with ``per_slot``, there are at most so many tasks per slot of the cluster.
+    """
     if not count:
         return []
-    numbers = spark.range(0, count, 1, numPartitions=count)
+    tasks = count if per_slot is None else min(count, per_slot * spark.sparkContext.defaultParallelism)
+    numbers = spark.range(0, count, 1, numPartitions=tasks)
     rows = numbers.mapInArrow(task, from_arrow_schema(RESULT_ARROW)).collect()
     return [json.loads(row["content"]) for row in sorted(rows, key=lambda row: row["number"])]
 
