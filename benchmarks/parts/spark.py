@@ -28,6 +28,9 @@ JETS_PER_FILE = 8000
 READ_ROWS = 2048
 DISK_BYTES = 256 << 20
 WARM_UP_JETS = 200
+WARM_UP_FILES = 8
+"""Enough that every slot gets some: each has a Python worker of its own to start."""
+
 JETS_PER_HLS4ML = 10_000
 PLAIN_COLUMNS = ("jet_pt", "jet_eta", "jet_mass", "px", "py", "pz", "energy", "n_constituents", "label")
 
@@ -66,7 +69,7 @@ def contest_ingest(folder: Path, jets: int, rounds: int) -> list[Line]:
     files, tiny = folder / "hls4ml", folder / "tiny"
     for path, numbers, count in (
         (files, range(-(-jets // JETS_PER_HLS4ML)), JETS_PER_HLS4ML),
-        (tiny, [0], WARM_UP_JETS),
+        (tiny, range(WARM_UP_FILES), WARM_UP_JETS),
     ):
         path.mkdir()
         for number in numbers:

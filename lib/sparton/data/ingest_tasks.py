@@ -27,7 +27,7 @@ from sparton.data.sources.table import Sorted, exclude, sort_out, table_schema
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-EXAMINE_TASKS_PER_SLOT = 4
+EXAMINE_TASKS_PER_SLOT = 3
 """Tasks per slot that examine files: enough to even out their sizes, few enough that starting them costs little."""
 
 RESULT_ARROW = pa.schema([pa.field("number", pa.int64()), pa.field("content", pa.string())])

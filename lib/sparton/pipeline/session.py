@@ -89,11 +89,15 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
 
 
 def _submitted() -> SparkConf:
-    """Return what spark-submit was told, which the JVM that it started knows; nothing without spark-submit."""
+    """Return what spark-submit was told, which the JVM that it started knows; nothing without spark-submit.
+
+    A JVM that this process started remembers what the first session was given; that is no wish for the next one.
+    """
     from pyspark import SparkConf, SparkContext
 
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        SparkContext._ensure_initialized()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return SparkConf(loadDefaults=False)
+    SparkContext._ensure_initialized()
     return SparkConf()
 
 
