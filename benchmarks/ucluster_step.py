@@ -112,8 +112,9 @@ def node_flops(settings: ModelSettings, features: int) -> float:
         for units in block:
             macs += width * units
             width = units
-    everything = sum((*settings.first_block, *settings.second_block, *settings.attention))
-    return 2.0 * (macs + everything * settings.embedding)
+    if settings.network == "published":
+        macs += sum((*settings.first_block, *settings.second_block, *settings.attention)) * settings.embedding
+    return 2.0 * macs
 
 
 def oracle_flops(settings: ModelSettings, features: int) -> float:

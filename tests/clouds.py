@@ -11,7 +11,14 @@ from sparton.ucluster.settings import InputSpec, ModelSettings
 
 SLOTS = 12
 SMALL = ModelSettings(
-    n_clusters=3, embedding=2, neighbours=4, attention=(4, 6), first_block=(5, 7), second_block=(8,), head=(6,)
+    n_clusters=3,
+    embedding=2,
+    neighbours=4,
+    attention=(4, 6),
+    first_block=(5, 7),
+    second_block=(8,),
+    jet_block=(7, 5),
+    head=(6,),
 )
 SMALL_PUBLISHED = SMALL.model_copy(update={"network": "published"})
 

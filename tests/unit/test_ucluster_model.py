@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparton.ucluster.graph import pack
 from sparton.ucluster.model import UCluster
-from sparton.ucluster.normalisation import BatchContext
+from sparton.ucluster.normalisation import BatchContext, BatchNorm
 from sparton.ucluster.settings import InputSpec, ModelSettings
-from tests.clouds import SLOTS, clouds, inputs, network
+from tests.clouds import SLOTS, SMALL, clouds, inputs, network
 
 ALONE = BatchContext(lambda tensors: [tf.convert_to_tensor(tensor) for tensor in tensors], 0.9)
 MODEL = network()
@@ -23,18 +25,51 @@ def embed(features: np.ndarray, counts: np.ndarray, model: UCluster = MODEL) -> 
     return np.asarray(model(tf.constant(features), tf.constant(counts)).embedding)
 
 
-def test_number_of_weights_is_the_published_one_without_superfluous_biases() -> None:
+def test_number_of_weights_is_the_published_one_with_a_jet_block_and_without_superfluous_biases() -> None:
     """The published network has 186,201 weights and 9 centroid values.
 
     Left out are biases in front of normalisations, which cancel, and in each attention layer the normalisations of the
-    two coefficients with one of their two biases.
+    two coefficients with one of their two biases. In place of the aggregation of 848 channels to 3 on each particle
+    comes a block on the jet.
     """
     model = UCluster(ModelSettings(), InputSpec(**inputs(100).model_dump() | {"mass_bin_edges": tuple(range(20))}))
     model.build()
     weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     cancelling = (64 + 128 + 256 + 256 + 3 + 256 + 128) + (16 + 128)
     coefficients = 2 * (2 * 2 + 1)
-    assert weights == 186_201 + 9 - cancelling - coefficients
+    aggregation, jet = 848 * 3 + 2 * 3, 848 * 64 + 2 * 64 + 64 * 3
+    assert weights == 186_201 + 9 - cancelling - coefficients - aggregation + jet
+
+
+def test_jet_block_and_embedding_are_those_of_the_sums_over_particles() -> None:
+    """Against float64 NumPy: sums of the nodes' channels, normalised, dense layers, projected, normalised."""
+    features, counts = clouds([7, 1, 0, SLOTS, 4])
+    model = network(seed=5)
+    rng = np.random.default_rng(2)
+    for variable in model.variables:
+        if "moving" in variable.path:
+            variable.assign(rng.uniform(0.5, 2, variable.shape))
+    parts = [np.asarray(part, float) for part in model.particles(tf.constant(features), pack(counts, SLOTS))]
+    nodes, offsets = np.concatenate(parts, axis=1), np.concatenate([[0], counts.cumsum()])
+    rows = np.array([nodes[low:high].sum(axis=0) for low, high in pairwise(offsets)])
+
+    def normalised(rows: np.ndarray, norm: BatchNorm) -> np.ndarray:
+        mean, variance = np.asarray(norm.moving_mean, float), np.asarray(norm.moving_variance, float)
+        found = (rows - mean) / np.sqrt(variance + norm.epsilon)
+        return found * np.asarray(norm.gamma, float) + np.asarray(norm.beta, float) if norm.affine else found
+
+    rows = normalised(rows, model.pooled_norm)
+    for layer in model.jet_block:
+        rows = np.maximum(normalised(rows @ np.asarray(layer.kernel, float), layer.norm), 0)
+    expected = normalised(rows @ np.asarray(model.projection.kernel, float), model.embedding_norm)
+    np.testing.assert_allclose(embed(features, counts, model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_jet_block_the_embedding_is_linear_in_the_sums() -> None:
+    model = network(settings=SMALL.model_copy(update={"jet_block": ()}))
+    pooled = np.random.default_rng(1).normal(size=(2, model.projection.kernel.shape[0])).astype(np.float32)
+    first, second, middle = np.asarray(model.embed(np.concatenate([pooled, pooled.mean(axis=0, keepdims=True)])))
+    np.testing.assert_allclose(middle, first / 2 + second / 2, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)

@@ -82,6 +82,36 @@ class DenseNorm(keras.layers.Layer):
         return {**super().get_config(), "units": self.units, "epsilon": self.epsilon, "seed": self.seed}
 
 
+class Projection(keras.layers.Layer):
+    """``x W``, for a normalisation to follow.
+
+    Parameters
+    ----------
+    units
+        Channels of the result.
+    seed
+        Of the Glorot-uniform initial weights.
+    """
+
+    def __init__(self, units: int, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.seed = seed
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the kernel for rows [n, C]."""
+        initial = keras.initializers.GlorotUniform(seed=self.seed)
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.units), initializer=initial)
+
+    def call(self, rows: Tensor) -> Tensor:
+        """Return [n, units] for rows [n, C]."""
+        return ops.matmul(rows, self.kernel)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "units": self.units, "seed": self.seed}
+
+
 class GraphAttention(keras.layers.Layer):
     """Attention of every node to its neighbours' differences from it (Chen et al. 2019, GAPNet; one head).
 

@@ -16,7 +16,7 @@ from sparton.ucluster.graph import (
     pack,
     pooled_sum,
 )
-from sparton.ucluster.layers import DenseNorm, GraphAttention
+from sparton.ucluster.layers import DenseNorm, GraphAttention, Projection
 from sparton.ucluster.normalisation import BatchContext, BatchNorm
 from sparton.ucluster.settings import InputSpec, ModelSettings
 
@@ -31,12 +31,14 @@ class Outputs(NamedTuple):
 
 
 class UCluster(keras.Model):
-    """Two graph attention blocks on the particles, a sum over them, and a classifier that sees the embedding alone.
+    """Two graph attention blocks on the particles, sums over them, a block on the jet, and a classifier.
 
-    The first graph joins neighbours in (eta, phi), the second one neighbours in the features of the first block. The
-    embedding is the sum over particles of ``ReLU(BN(...))``, normalised over jets to mean 0 and variance 1 in each
-    dimension, without learnt scale: so it cannot shrink. A sum, unlike the published mean over the slots, does not
-    depend on padding and can hold extensive quantities such as the jet's mass and multiplicity.
+    The first graph joins neighbours in (eta, phi), the second one neighbours in the features of the first block. Every
+    layer's output is summed over the particles: a sum, unlike the published mean over the slots, does not depend on
+    padding and can hold extensive quantities such as the jet's mass and multiplicity. Layers on the jet combine the
+    sums, which no function of single particles can do, and project them on the embedding, which is normalised over jets
+    to mean 0 and variance 1 in each dimension, without learnt scale: so it cannot shrink. The classifier sees the
+    embedding alone.
 
     Parameters
     ----------
@@ -68,7 +70,9 @@ class UCluster(keras.Model):
             [dense(width, f"block_{block}_{layer}") for layer, width in enumerate(widths)]
             for block, widths in enumerate(blocks)
         ]
-        self.aggregate = dense(settings.embedding, "aggregate")
+        self.pooled_norm = BatchNorm(settings.epsilon, affine=False, name="pooled_norm")
+        self.jet_block = [dense(width, f"jet_block_{layer}") for layer, width in enumerate(settings.jet_block)]
+        self.projection = Projection(settings.embedding, next(seeds), name="projection")
         self.embedding_norm = BatchNorm(settings.epsilon, affine=False, name="embedding_norm")
         self.head = [dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
         self.logits = keras.layers.Dense(
@@ -90,7 +94,12 @@ class UCluster(keras.Model):
                 shapes = [(None, layer.units)]
             width = block[-1].units
         every = (*settings.first_block, *settings.second_block, *settings.attention)
-        self.aggregate.build([(None, width) for width in every])
+        width = sum(every)
+        self.pooled_norm.build((None, width))
+        for layer in self.jet_block:
+            layer.build((None, width))
+            width = layer.units
+        self.projection.build((None, width))
         self.embedding_norm.build((None, settings.embedding))
         width = settings.embedding
         for layer in self.head:
@@ -122,16 +131,26 @@ class UCluster(keras.Model):
         if weight is not None:
             n_particles = ops.where(weight > 0, n_particles, 0)
         packing = pack(n_particles, features.shape[1])
-        aggregated = self.particles(features, packing, context)
-        pooled = pooled_sum(aggregated, packing)
-        embedding = self.embedding_norm(pooled, weight=weight, context=context)
+        embedding = self.embed(self.pooled(features, packing, context), weight, context)
         rows = embedding
         for layer in self.head:
             rows = layer(rows, weight=weight, context=context)
         return Outputs(embedding, self.logits(rows))
 
-    def particles(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> Tensor:
-        """Return what each node [M, D] adds to the embedding."""
+    def embed(self, pooled: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
+        """Return the embedding [B, D] of jets whose particles' outputs sum up to ``pooled`` [B, C]."""
+        rows = self.pooled_norm(pooled, weight=weight, context=context)
+        for layer in self.jet_block:
+            rows = layer(rows, weight=weight, context=context)
+        return self.embedding_norm(self.projection(rows), weight=weight, context=context)
+
+    def pooled(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> Tensor:
+        """Return the sums [B, C] over each jet's particles of all that the two blocks make of them."""
+        parts = self.particles(features, packing, context)
+        return ops.concatenate([pooled_sum(part, packing) for part in parts], axis=-1)
+
+    def particles(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> list[Tensor]:
+        """Return what the two blocks make of the nodes, in parts [M, C_i]."""
         spec, k = self.inputs_spec, self.settings.neighbours
         eta, phi = spec.angles
         kind = features.dtype.as_numpy_dtype
@@ -142,7 +161,7 @@ class UCluster(keras.Model):
         first, first_edges = self._block(0, nodes, nodes, graph, context)
         graph = feature_graph(ops.stop_gradient(first[-1]), packing, k)
         second, second_edges = self._block(1, nodes, first[-1], graph, context)
-        return self.aggregate([*first, *second, first_edges, second_edges], context=context)
+        return [*first, *second, first_edges, second_edges]
 
     def _block(
         self, index: int, nodes: Tensor, rows: Tensor, graph: Any, context: BatchContext | None

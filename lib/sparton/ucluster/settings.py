@@ -38,6 +38,9 @@ class ModelSettings(Config):
         Channels of the first and the second graph attention layer.
     first_block, second_block
         Widths of the particle layers after each of them.
+    jet_block
+        Widths of the jet's layers between the sum over its particles and the embedding; the published network, where
+        the embedding is a mean over the particles, has none.
     head
         Widths of the layers between the embedding and the logits of the mass bins.
     epsilon
@@ -51,6 +54,7 @@ class ModelSettings(Config):
     attention: tuple[Width, Width] = (16, 128)
     first_block: tuple[Width, ...] = Field(default=(64, 128), min_length=1)
     second_block: tuple[Width, ...] = Field(default=(256, 256), min_length=1)
+    jet_block: tuple[Width, ...] = (64,)
     head: tuple[Width, ...] = (256, 128)
     epsilon: float = Field(default=1e-3, gt=0)
 
