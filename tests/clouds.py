@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.physics.features import FEATURE_NAMES
+from sparton.ucluster import bundle
 from sparton.ucluster.networks import Network, create
 from sparton.ucluster.settings import InputSpec, ModelSettings
 
@@ -37,6 +38,23 @@ def inputs(slots: int = SLOTS) -> InputSpec:
 def network(slots: int = SLOTS, settings: ModelSettings = SMALL, seed: int = 3) -> Network:
     """Return a small network with all its weights."""
     return create(settings, inputs(slots), seed)
+
+
+def write_bundle(folder: str, settings: ModelSettings = SMALL, seed: int = 11) -> Network:
+    """Write the bundle of a small network that was never trained, with centroids at random places; return it."""
+    model = network(settings=settings, seed=seed)
+    centroids = np.random.default_rng(seed).normal(size=(settings.n_clusters, settings.embedding))
+    model.centroids.assign(centroids)
+    description = bundle.Description(
+        format=bundle.FORMAT,
+        model=settings,
+        inputs=inputs(),
+        centroids=tuple(map(tuple, model.centroids.numpy().tolist())),
+        training={"jets": 0, "workers": 1},
+        versions={},
+    )
+    bundle.save(folder, model, description, {"epoch": 1}, "epoch\n1\n")
+    return model
 
 
 def clouds(n_particles: list[int], slots: int = SLOTS, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

@@ -35,6 +35,7 @@ STAGES = {
     "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
     "import-checkpoint": "TensorFlow 1 checkpoint of the published network -> model bundle",
+    "export": "model bundle -> TensorFlow SavedModel, for serving without Sparton",
     "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
     "evaluate": "assignments + training set -> metrics.json and report.html",
 }
@@ -162,7 +163,7 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
             required=True,
             help="what the checkpoint's files begin with: .../cluster.ckpt",
         )
-    elif stage != "generate":
+    elif stage not in ("generate", "export"):
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
     if stage == "prepare":
         _add_prepare(command)
@@ -172,7 +173,7 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
         command.add_argument(
             "--from-bundle", metavar="DIR", help="start from the weights of this bundle (train.start_from)"
         )
-    if stage in ("assign", "evaluate"):
+    if stage in ("assign", "evaluate", "export"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
         command.add_argument("--table", metavar="DIR", help=f"training set with masses and labels ({from_workspace})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparton.pipeline.assignment import assign
 from sparton.pipeline.evaluation import evaluate
+from sparton.pipeline.exporting import export
 from sparton.pipeline.generation import generate
 from sparton.pipeline.importing import import_checkpoint
 from sparton.pipeline.ingestion import ingest
@@ -21,6 +22,7 @@ __all__ = [
     "StageResult",
     "assign",
     "evaluate",
+    "export",
     "generate",
     "import_checkpoint",
     "info",

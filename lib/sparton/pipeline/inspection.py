@@ -27,6 +27,7 @@ KINDS = {
     "validate": "validation",
     "train": "model bundle",
     "import-checkpoint": "model bundle",
+    "export": "SavedModel",
     "assign": "assignments",
     "evaluate": "report",
 }
@@ -148,7 +149,7 @@ def show(found: FolderInfo, as_json: bool = False) -> None:
 
 
 def _show_tables(found: FolderInfo) -> None:
-    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH, markup=False)
     table = Table(title=f"{found.folder}: {found.kind}", show_header=False, title_justify="left")
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")

@@ -46,7 +46,7 @@ def spark_progress(spark: SparkSession, description: str) -> Iterator[None]:
 
 def closing_table(title: str, rows: Mapping[str, Any], width: int | None = None) -> None:
     """Print a two-column table of names and figures on standard output."""
-    console = Console(width=width or (None if sys.stdout.isatty() else 100))
+    console = Console(width=width or (None if sys.stdout.isatty() else 100), markup=False)
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")

@@ -25,7 +25,7 @@ class PipelineSettings(Config):
     ----------
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
-        ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
+        ``serving``, ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
     generate, ingest, prepare, table, rules, model, train, assign, evaluate
         What the stages compute (``table``: what ``prepare --kind table`` does; ``rules``: what ``validate`` checks);
         these decide whether an output is up to date.

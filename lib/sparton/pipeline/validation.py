@@ -108,7 +108,7 @@ def show_failures(folder: str) -> None:
         table.add_column(heading, overflow="fold")
     for outcome in read_validation(folder).failures:
         table.add_row(outcome.rule, outcome.column, outcome.found, outcome.expected, format_value(outcome.rows))
-    Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else LOG_WIDTH, markup=False).print(table)
 
 
 def _check(rules: RulesSettings, reference: str | None, write_reference: str | None) -> None:
