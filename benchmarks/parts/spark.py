@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -23,6 +23,9 @@ from sparton.pipeline import PipelineSettings
 from sparton.pipeline.session import spark_session
 from tests.layouts import write_hls4ml
 from tests.synthetic import jets_table, random_jets
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 JETS_PER_FILE = 8000
 READ_ROWS = 2048
@@ -57,7 +60,7 @@ def contest_prepare(folder: Path, jets: int, rounds: int) -> list[Line]:
         Contestant("disk: write and fsync of the tensors", _writer(folder / "raw", size), rows, size),
         Contestant("sparton prepare", prepare, rows, size, "whole stage, read back and checked"),
     ]
-    _pin(os.cpu_count() or 1)
+    pin(os.cpu_count() or 1)
     try:
         return compete("prepare", contestants, rounds, disk_bandwidth(folder))
     finally:
@@ -83,7 +86,7 @@ def contest_ingest(folder: Path, jets: int, rounds: int) -> list[Line]:
             jets,
             size,
             "reference",
-            lambda: _pin(1),
+            lambda: pin(1),
         ),
         *(_ingest(folder, cores, files, tiny, jets, size) for cores in (1, 2)),
     ]
@@ -100,19 +103,25 @@ def _ingest(folder: Path, cores: int, files: Path, tiny: Path, jets: int, size: 
 
     def session() -> None:
         """Start Spark and its Python workers, which is not what is measured."""
-        from pyspark.sql import SparkSession
-
-        active = SparkSession.getActiveSession()
-        if active is not None:
-            active.stop()
-        _pin(cores)
+        session_on(folder, cores, fresh=True)
+        pin(cores)
         call(tiny)
 
     name = f"sparton ingest, {cores} core{'s' if cores > 1 else ''}"
     return Contestant(name, lambda: call(files), jets, size, "whole stage, screened and checked", session)
 
 
-def _pin(cores: int) -> None:
+def session_on(folder: Path, cores: int, fresh: bool = False) -> SparkSession:
+    """Return the session on so many cores, a new one if asked for."""
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None and fresh:
+        active.stop()
+    return spark_session(_settings(folder, f"local[{cores}]").spark, "benchmark")
+
+
+def pin(cores: int) -> None:
     """Hold this process, Spark's JVM and all that they start to so many cores."""
     from pyspark import SparkContext
 

@@ -21,7 +21,7 @@ BATCH_SIZE = 512
 def assign(
     bundle: Bundle,
     features: NDArray[np.float32],
-    n_particles: NDArray[np.int32],
+    n_particles: NDArray[np.integer[Any]],
     batch_size: int = BATCH_SIZE,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     """Return embeddings [n, D], Euclidean distances to the centroids [n, K] and the nearest cluster [n].
@@ -35,11 +35,11 @@ def assign(
     features
         float32 [n, P, F], as in a training set.
     n_particles
-        int32 [n].
+        Any integers [n].
     batch_size
         Jets at once.
     """
-    run = _compiled(bundle.model)
+    run, n_particles = _compiled(bundle.model), n_particles.astype(np.int32)
     parts = [
         run(tf.constant(features[start : start + batch_size]), tf.constant(n_particles[start : start + batch_size]))
         for start in range(0, len(features), batch_size)
