@@ -130,7 +130,7 @@ def _write_bundle(folder: str, features: Any, n_particles: Any) -> None:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=8, help=f"files of {JETS_PER_FILE} jets")
+    parser.add_argument("--files", type=int, default=20, help=f"files of {JETS_PER_FILE} jets")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each contestant")
     parser.add_argument("--folder", help="where temporary data go; by default where the system keeps such")
     parser.add_argument("--save", action="store_true", help=f"keep the table in {RESULTS.name}/assign.md and .json")

@@ -18,7 +18,7 @@ from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, redu
 Tensor = Any
 
 LEAK = 0.2  # slope of the attention's LeakyReLU below 0
-SMALL = 1e-30  # keeps the softmax of a node without neighbours finite
+SMALL = 1e-12  # keeps the softmax of a node without neighbours finite, and its square the gradient
 
 
 def multiply_parts(parts: Sequence[Tensor], kernel: Tensor) -> Tensor:
@@ -200,5 +200,6 @@ class GraphAttention(keras.layers.Layer):
 def _softmax(scores: Tensor, exists: Tensor) -> Tensor:
     """Return weights [M, k] of the neighbours that exist; they sum to 1, or are all 0 where there is none."""
     highest = ops.max(ops.where(exists > 0, scores, -1 / SMALL), axis=1, keepdims=True, initial=-1 / SMALL)
-    weights = ops.exp(ops.minimum(scores - ops.stop_gradient(highest), 0)) * exists
+    # No minimum with 0 instead of the choice: backends share out its gradient differently where both are equal.
+    weights = ops.exp(ops.where(exists > 0, scores - ops.stop_gradient(highest), 0.0)) * exists
     return weights / (ops.sum(weights, axis=1, keepdims=True) + SMALL)

@@ -153,7 +153,7 @@ class UCluster(keras.Model):
         """Return what the two blocks make of the nodes, in parts [M, C_i]."""
         spec, k = self.inputs_spec, self.settings.neighbours
         eta, phi = spec.angles
-        kind = features.dtype.as_numpy_dtype
+        kind = keras.backend.standardize_dtype(features.dtype)
         mean, deviation = np.array(spec.feature_mean, kind), np.array(spec.feature_std, kind)
         particles = gather_nodes(features, packing)
         nodes = (particles - mean) / deviation

@@ -1,0 +1,79 @@
+"""The network under Keras' JAX backend: the same values and gradients from the same weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sparton.ucluster.backend import portable
+from sparton.ucluster.settings import ModelSettings
+from tests.clouds import SLOTS, SMALL, SMALL_PUBLISHED, clouds, inputs, network
+
+OTHER = """
+import sys
+import jax
+import numpy as np
+from sparton.ucluster.networks import create
+from sparton.ucluster.settings import InputSpec, ModelSettings
+
+assert "tensorflow" not in sys.modules
+settings, spec, given, target = sys.argv[1:]
+given = np.load(given)
+model = create(ModelSettings.model_validate_json(settings), InputSpec.model_validate_json(spec))
+model.set_weights([given[f"weight_{index}"] for index in range(len(model.weights))])
+features, n_particles = given["features"], given["n_particles"]
+trainable, fixed = ([variable.value for variable in group] for group in
+                    (model.trainable_variables, model.non_trainable_variables))
+
+def loss(values):
+    outputs, _ = model.stateless_call(values, fixed, features, n_particles)
+    return (outputs.logits ** 2).sum() + outputs.embedding.sum(), outputs
+
+gradients, outputs = jax.grad(loss, has_aux=True)(trainable)
+named = {f"gradient_{index}": value for index, value in enumerate(gradients)}
+np.savez(target, embedding=outputs.embedding, logits=outputs.logits, **named)
+"""
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+
+
+@pytest.mark.parametrize("settings", [SMALL, SMALL_PUBLISHED], ids=["default", "published"])
+def test_values_and_gradients_are_those_of_tensorflow(settings: ModelSettings, tmp_path: Path) -> None:
+    model = network(settings=settings, seed=5)
+    rng = np.random.default_rng(0)
+    model.set_weights([np.abs(weight + rng.normal(0, 0.1, weight.shape)) for weight in model.get_weights()])
+    features, n_particles = clouds([3, SLOTS, 1, 7, 2])
+    with portable(), tf.GradientTape() as tape:
+        outputs = model(tf.constant(features), tf.constant(n_particles))
+        loss = tf.reduce_sum(outputs.logits**2) + tf.reduce_sum(outputs.embedding)
+    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    weights = {f"weight_{index}": weight for index, weight in enumerate(model.get_weights())}
+    np.savez(tmp_path / "given.npz", features=features, n_particles=n_particles, **weights)
+    arguments = [
+        settings.model_dump_json(),
+        inputs().model_dump_json(),
+        *(str(tmp_path / n) for n in ("given.npz", "found.npz")),
+    ]
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", OTHER, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    found = np.load(tmp_path / "found.npz")
+    np.testing.assert_allclose(found["embedding"], outputs.embedding, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["logits"], outputs.logits, rtol=1e-4, atol=1e-4)
+    expected = [
+        np.zeros(weight.shape) if gradient is None else np.asarray(tf.convert_to_tensor(gradient))
+        for weight, gradient in zip(model.trainable_variables, gradients, strict=True)
+    ]
+    # Some, such as that of the attention's bias, are small differences of terms as large as the largest.
+    scale = max(float(np.abs(gradient).max()) for gradient in expected)
+    for index, gradient in enumerate(expected):
+        np.testing.assert_allclose(found[f"gradient_{index}"] / scale, gradient / scale, atol=1e-5)
