@@ -171,8 +171,9 @@ def _without_repeated(
     if any(task.excluded.size for task in tasks.values()):
         return []
     written = {number: [file.name for file in result.written()] for number, result in results.items()}
-    mine = {name for names in written.values() for name in names}
-    others = [name for name in storage.list_files(job.folder) if _is_table_file(name) and name not in mine]
+    # Names with the job's prefix that no result has are left by attempts that ran again.
+    stored = filter(_is_table_file, storage.list_files(job.folder))
+    others = [name for name in stored if not name.startswith(job.prefix)]
     repeated = repeated_ids(spark, job.folder, written, others)
     return [replace(tasks[number], excluded=places) for number, places in repeated.items()]
 
