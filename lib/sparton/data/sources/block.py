@@ -119,6 +119,10 @@ class Source(ABC):
         """Names of the further jet-level columns (float32)."""
         return ()
 
+    def beside(self, path: str) -> tuple[str, ...]:
+        """Return the further files whose content enters the jets of a file."""
+        return ()
+
     @abstractmethod
     def open(self, path: str) -> AbstractContextManager[Any]:
         """Open a file for :meth:`extent` and :meth:`read`."""
@@ -184,7 +188,7 @@ def bad_file(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """
     try:
         yield
-    except (BadFileError, ConnectionError, TimeoutError):
+    except (BadFileError, ConnectionError, TimeoutError, MemoryError):  # Arrow's own is among its errors
         raise
     except PermissionError as error:
         raise BadFileError("permission_denied", _line(error)) from error

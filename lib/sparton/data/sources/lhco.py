@@ -81,14 +81,20 @@ class Lhco(Source):
     errors: ClassVar[tuple[type[Exception], ...]] = hdf5.ERRORS
     several: ClassVar[bool] = True
 
+    def beside(self, path: str) -> tuple[str, ...]:
+        """Return the key of a file, if it has one."""
+        if self.options.masterkey is not None:
+            return (self.options.masterkey,)
+        key = f"{path.rpartition('.')[0]}.masterkey"
+        return (key,) if storage.exists(key) else ()
+
     def open(self, path: str) -> AbstractContextManager[_Handle]:
         """Open an HDF5 file and its key."""
         return self._open(path)
 
     @contextlib.contextmanager
     def _open(self, path: str) -> Iterator[_Handle]:
-        beside = f"{path.rpartition('.')[0]}.masterkey"
-        key = self.options.masterkey or (beside if storage.exists(beside) else None)
+        key = next(iter(self.beside(path)), None)
         truth = None if key is None else np.array(storage.read_text(key).split(), np.float64)
         with hdf5.open_hdf5(path) as file:
             yield _Handle(file, truth)
