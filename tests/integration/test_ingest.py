@@ -293,6 +293,8 @@ def test_a_key_that_comes_later_is_a_reason_to_run_again(spark: SparkSession, tm
     assert not run(tmp_path, [tmp_path / "box.h5"], *settings).skipped
     assert set(table(tmp_path).column("label").to_pylist()) == {"signal"}
     assert run(tmp_path, [tmp_path / "box.h5"], *settings).skipped
+    with pytest.raises(UsageError, match=r"made with lhco\.radius 1\.0, the settings say 0\.8"):
+        run(tmp_path, [tmp_path / "box.h5"], *settings, "ingest.lhco.radius=0.8", append=True)
 
 
 def test_events_view(spark: SparkSession, tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sparton.data.ingest import _source_records as source_records
+from sparton.data.ingest import _without_failures as without_failures
 from sparton.data.ingest_plan import Part, SourceFile, check_identities, examine_file, split_work, without_doubles
 from sparton.data.ingest_settings import IngestSettings
-from sparton.data.ingest_tasks import IngestJob, IngestTask, run_task
+from sparton.data.ingest_tasks import Failure, IngestJob, IngestTask, TaskResult, run_task
 from sparton.data.sources import identity
 from sparton.data.sources.block import BadFileError, JetBlock, bad_file, read_blocks
 from sparton.data.sources.jets import JetsOptions, JetsParquet
@@ -301,6 +302,16 @@ def test_identifiers_do_not_meet() -> None:
     second, _ = identity.identifiers(6, rows, 0 * rows, False)
     assert first.max() < second.min()
     assert identity.file_bits("ab" * 32, 1) != identity.file_bits("ab" * 32)
+
+
+def test_doubles_are_sought_anew_without_a_file_that_turned_out_bad_later() -> None:
+    job = IngestJob(JetsParquet(JetsOptions()), tuple(files(*[(10, 100)] * 3)), "", "jets", IngestSettings())
+    tasks = {number: IngestTask(number, (Part(number, 0, 10),)) for number in range(3)}
+    tasks[2] = IngestTask(2, (Part(2, 0, 10),), np.array([4]))  # doubles a jet of the first file
+    failed = TaskResult(number=0, failure=Failure(file=0, reason="unreadable", detail="x"))
+    job, again = without_failures(job, tasks, {0: failed, 1: TaskResult(number=1), 2: TaskResult(number=2)})
+    assert [file.reason for file in job.files] == ["unreadable", "", ""]
+    assert [(task.number, task.parts, task.excluded.size) for task in again] == [(0, (), 0), (2, (Part(2, 0, 10),), 0)]
 
 
 class Flow(io.BytesIO):

@@ -108,6 +108,8 @@ class Source(ABC):
     """What the format's library raises on a bad file."""
     several: ClassVar[bool] = False
     """Whether a row of a file may hold several jets."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options that decide what a jet is: a table holds jets of one choice."""
 
     @property
     def gives_ids(self) -> bool:

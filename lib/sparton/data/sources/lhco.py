@@ -80,6 +80,7 @@ class Lhco(Source):
     suffixes: ClassVar[tuple[str, ...]] = hdf5.SUFFIXES
     errors: ClassVar[tuple[type[Exception], ...]] = hdf5.ERRORS
     several: ClassVar[bool] = True
+    decisive: ClassVar[tuple[str, ...]] = ("radius", "pt_min", "jets", "mass_min")
 
     def beside(self, path: str) -> tuple[str, ...]:
         """Return the key of a file, if it has one."""
