@@ -194,10 +194,36 @@ def copy_folder(source: str, target: str) -> None:
 
 
 def list_files(folder: str) -> list[str]:
-    """Return the paths of all files below ``folder``, relative to it and sorted."""
+    """Return the paths of all files below ``folder``, relative to it and sorted; links to folders are followed.
+
+    Raises
+    ------
+    DataError
+        If a local folder below it cannot be listed, whose files would be missed.
+    """
     filesystem, inner = filesystem_of(folder)
+    if isinstance(filesystem, LocalFileSystem):
+        return sorted(os.path.relpath(found, inner) for found in _files_below(inner))
     root = str(filesystem._strip_protocol(inner)).rstrip("/")  # the form in which find() returns its results
     return sorted(str(found)[len(root) + 1 :] for found in filesystem.find(root))
+
+
+def _files_below(folder: str, enclosing: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the files below a local folder; a link to one of the ``enclosing`` folders is passed over."""
+    here = os.path.realpath(folder)
+    if here in enclosing:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); its files would be missed") from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(entry.path, enclosing | {here})
+        else:
+            yield entry.path
 
 
 def list_folders(folder: str) -> list[str]:
@@ -214,7 +240,7 @@ def expand(pattern: str) -> list[str]:
     Below a folder, what begins with a dot or an underscore is left out, as Spark does.
     """
     filesystem, inner = filesystem_of(pattern)
-    if glob.has_magic(inner):
+    if glob.has_magic(inner) and not filesystem.exists(inner):  # brackets may be part of a name
         return sorted(_full(pattern, path) for path in filesystem.glob(inner) if filesystem.isfile(path))
     if not filesystem.isdir(inner):
         return [absolute(pattern)] if filesystem.exists(inner) else []

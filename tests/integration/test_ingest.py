@@ -254,6 +254,49 @@ def test_duplicate_ids_of_own_tables(spark: SparkSession, tmp_path: Path) -> Non
     assert table(tmp_path).column("jet_id").to_pylist() == list(range(175))
 
 
+def test_a_damaged_file_takes_nothing_from_its_mended_copy(spark: SparkSession, tmp_path: Path) -> None:
+    """The tasks that read the damaged file run again; what they wrote at first doubles no jet of another file."""
+    jets = jets_table(120, seed=1)
+    pq.write_table(jets, tmp_path / "0.parquet", row_group_size=10)
+    chunk = pq.read_metadata(tmp_path / "0.parquet").row_group(11).column(6)
+    with (tmp_path / "0.parquet").open("r+b") as stream:
+        stream.seek(chunk.data_page_offset)
+        stream.write(b"\xff" * chunk.total_compressed_size)
+    pq.write_table(jets, tmp_path / "1.parquet", row_group_size=12)
+    settings = ("ingest.format=parquet", "ingest.max_rejected=1", "ingest.task_bytes=20000")
+    result = run(tmp_path, [tmp_path / "0.parquet", tmp_path / "1.parquet"], *settings)
+    assert result.summary["files left out"] == {"unreadable": 1}
+    assert result.summary["rejected jets"] == "none"
+    assert table(tmp_path).column("jet_id").to_pylist() == list(range(120))
+
+
+def test_phi_outside_its_range_is_moved_and_counted(spark: SparkSession, tmp_path: Path) -> None:
+    jets = jets_table(50, seed=1)
+    phi = jets.column("jet_phi").to_numpy().copy()
+    phi[:3] += np.float32(2 * np.pi) * np.array([1, -1, 2], np.float32)
+    phi[3] = np.float32(np.pi)  # lies above pi
+    pq.write_table(jets.set_column(4, "jet_phi", pa.array(phi)), tmp_path / "a.parquet")
+    result = run(tmp_path, [tmp_path / "a.parquet"], "ingest.format=parquet")
+    found = table(tmp_path).column("jet_phi").to_numpy().astype(np.float64)
+    assert result.summary["repaired"] == {"wrapped_phi": 4}
+    assert np.all((found >= -np.pi) & (found < np.pi))
+    assert np.allclose(np.cos(found - phi), 1, atol=1e-12)
+
+
+def test_a_key_that_comes_later_is_a_reason_to_run_again(spark: SparkSession, tmp_path: Path) -> None:
+    events, _ = layouts.pair_events(random_jets(8, seed=4)[0])
+    layouts.write_lhco(tmp_path / "box.h5", events, None)
+    settings = ("ingest.format=lhco", "ingest.max_rejected=1", "ingest.lhco.jets=all")
+    run(tmp_path, [tmp_path / "box.h5"], *settings)
+    assert set(table(tmp_path).column("label").to_pylist()) == {None}
+    (tmp_path / "box.masterkey").write_text("1\n1\n1\n1\n")
+    assert not run(tmp_path, [tmp_path / "box.h5"], *settings).skipped
+    assert set(table(tmp_path).column("label").to_pylist()) == {"signal"}
+    assert run(tmp_path, [tmp_path / "box.h5"], *settings).skipped
+    with pytest.raises(UsageError, match=r"made with lhco\.radius 1\.0, the settings say 0\.8"):
+        run(tmp_path, [tmp_path / "box.h5"], *settings, "ingest.lhco.radius=0.8", append=True)
+
+
 def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
     jets, _ = random_jets(60, seed=4)
     events, _ = layouts.pair_events(jets)

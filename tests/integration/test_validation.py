@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -137,6 +138,20 @@ def test_a_table_is_read_once_and_a_unique_column_once_more(
     plan = frame._jdf.queryExecution().executedPlan().toString()
     assert len(re.findall(r"\bExchange\b", plan)) == exchanges
     assert len(re.findall(r"\bFileScan parquet\b", plan)) == scans
+
+
+def test_values_beyond_those_of_the_reference_are_drift(spark: SparkSession, tmp_path: Path) -> None:
+    """One value, and whole numbers whose largest grows: what no bin of equal population would tell apart."""
+    rules = {"drift": {"columns": ["x", "n"]}}
+    tables = {
+        name: store(pa.table({"x": np.full(400, x), "n": np.where(np.arange(400) % 2, n, 0)}), tmp_path / name)
+        for name, x, n in (("old", 5.0, 1), ("new", 6.0, 2))
+    }
+    reference = str(tmp_path / "reference")
+    validate(settings_of(tmp_path, rules), input=str(tables["old"]), write_reference=reference)
+    validate(settings_of(tmp_path, rules), input=str(tables["old"]), reference=reference)
+    found = failures(tmp_path / "w", tables["new"], rules, reference=reference)
+    assert found.keys() == {("psi", "x"), ("ks", "x"), ("psi", "n"), ("ks", "n")}
 
 
 def test_impossible_calls_are_refused(spark: SparkSession, jets: Path, tmp_path: Path) -> None:

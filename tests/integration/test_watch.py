@@ -84,6 +84,19 @@ def test_new_files_are_added_once_over_restarts(spark: SparkSession, inbox: Path
     expect(inbox, 123)
 
 
+def test_neither_age_nor_name_lets_a_file_be_passed_over(spark: SparkSession, inbox: Path, files: list[Path]) -> None:
+    arrive(files[0], inbox)
+    look(inbox)
+    arrive(files[1], inbox)
+    (inbox / "1.h5").rename(inbox / "x[1] %20#?.h5")
+    old = inbox.parent / "old"
+    shutil.copy(files[2], old)
+    os.utime(old, (1e9, 1e9))  # as out of an archive
+    old.rename(inbox / "x1.h5")
+    look(inbox)
+    expect(inbox, 123)
+
+
 def test_a_batch_that_is_repeated_adds_nothing(spark: SparkSession, inbox: Path, files: list[Path]) -> None:
     for path in files:
         arrive(path, inbox)

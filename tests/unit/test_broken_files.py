@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +21,17 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from sparton.data.ingest_plan import SourceFile, check_identities, examine_file, split_work, without_doubles
+from sparton.data.ingest import _source_records as source_records
+from sparton.data.ingest import _without_failures as without_failures
+from sparton.data.ingest_plan import Part, SourceFile, check_identities, examine_file, split_work, without_doubles
+from sparton.data.ingest_settings import IngestSettings
+from sparton.data.ingest_tasks import Failure, IngestJob, IngestTask, TaskResult, run_task
 from sparton.data.sources import identity
-from sparton.data.sources.block import BadFileError, read_blocks
-from sparton.data.sources.registry import OPTIONS, make_source
+from sparton.data.sources.block import BadFileError, JetBlock, bad_file, read_blocks
+from sparton.data.sources.jets import JetsOptions, JetsParquet
+from sparton.data.sources.registry import OPTIONS, SOURCES, make_source
 from sparton.errors import DataError
+from sparton.pipeline.ingestion import find_files
 from tests import layouts
 from tests.synthetic import jets_table, random_jets
 
@@ -149,8 +155,37 @@ def test_failures_of_network_and_machine_are_no_reason(error: Exception, refusin
         reason_of(refusing(error))
 
 
+def test_memory_that_runs_out_is_no_reason() -> None:
+    with pytest.raises(MemoryError), bad_file(SOURCES["parquet"].errors):
+        raise pa.lib.ArrowMemoryError("malloc of size 128 failed")
+
+
 def test_file_that_vanished(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "gone.h5")[0] == "missing_file"
+
+
+def test_link_to_nothing_is_a_file_that_is_missing(good: Path) -> None:
+    (good.parent / "link.h5").symlink_to(good.parent / "nowhere.h5")
+    found = find_files([str(good.parent)], make_source("hls4ml", OPTIONS["hls4ml"]()))
+    assert [Path(file.path).name for file in found.files] == ["good.h5", "link.h5"]
+    assert reason_of(found.files[1].path)[0] == "missing_file"
+
+
+class Forgetful(JetsParquet):
+    """A reader that leaves out a row of each block."""
+
+    def blocks(self, handle: Any, start: int, stop: int) -> Iterator[JetBlock]:
+        yield from super().blocks(handle, start + 1, stop)
+
+
+def test_rows_that_a_reader_left_out_are_missed(tmp_path: Path) -> None:
+    pq.write_table(jets_table(20), tmp_path / "a.parquet")
+    source = Forgetful(JetsOptions())
+    file = examine_file(source, str(tmp_path / "a.parquet"))
+    job = IngestJob(source, (file,), str(tmp_path), "jets", IngestSettings(format="parquet"))
+    result = run_task(job, IngestTask(0, (Part(0, 0, 20),)))
+    with pytest.raises(DataError, match=r"a\.parquet: 19 rows were read, expected 20"):
+        source_records(job, [result])
 
 
 def test_damage_inside_is_met_while_reading(tmp_path: Path) -> None:
@@ -267,6 +302,16 @@ def test_identifiers_do_not_meet() -> None:
     second, _ = identity.identifiers(6, rows, 0 * rows, False)
     assert first.max() < second.min()
     assert identity.file_bits("ab" * 32, 1) != identity.file_bits("ab" * 32)
+
+
+def test_doubles_are_sought_anew_without_a_file_that_turned_out_bad_later() -> None:
+    job = IngestJob(JetsParquet(JetsOptions()), tuple(files(*[(10, 100)] * 3)), "", "jets", IngestSettings())
+    tasks = {number: IngestTask(number, (Part(number, 0, 10),)) for number in range(3)}
+    tasks[2] = IngestTask(2, (Part(2, 0, 10),), np.array([4]))  # doubles a jet of the first file
+    failed = TaskResult(number=0, failure=Failure(file=0, reason="unreadable", detail="x"))
+    job, again = without_failures(job, tasks, {0: failed, 1: TaskResult(number=1), 2: TaskResult(number=2)})
+    assert [file.reason for file in job.files] == ["unreadable", "", ""]
+    assert [(task.number, task.parts, task.excluded.size) for task in again] == [(0, (), 0), (2, (Part(2, 0, 10),), 0)]
 
 
 class Flow(io.BytesIO):

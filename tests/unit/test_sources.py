@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparton.data.sources.block import JetBlock, measure, read_blocks
+from sparton.data.sources.block import BLOCK_BYTES, JetBlock, measure, read_blocks
 from sparton.data.sources.registry import OPTIONS, SOURCES, make_source
 from sparton.data.sources.table import Origin, Sorted, sort_out
 from sparton.errors import UsageError
@@ -102,6 +102,26 @@ def test_hls4ml_without_names_has_the_published_order(made: tuple[Jets, np.ndarr
     with h5py.File(tmp_path / "a.h5", "a") as file:
         del file["particleFeatureNames"], file["jetFeatureNames"]
     assert read(tmp_path / "a.h5", "hls4ml").good.equals(before)
+
+
+def test_hls4ml_takes_phi_of_a_slot_that_is_filled(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
+    layouts.write_hls4ml(tmp_path / "a.h5", *made)
+    before = read(tmp_path / "a.h5", "hls4ml").good
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        block = file["jetConstituentList"][:]
+        file["jetConstituentList"][:] = np.roll(block, 1, axis=1)  # the last slots are empty
+        assert not file["jetConstituentList"][:, 0].any()
+    assert read(tmp_path / "a.h5", "hls4ml").good.equals(before)
+
+
+def test_hls4ml_notices_what_a_slot_with_pz_alone_holds(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
+    layouts.write_hls4ml(tmp_path / "a.h5", *made)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["jetConstituentList"][2, 99, 2] = np.nan
+        file["jetConstituentList"][3, 99, 2] = 1.0
+    found = read(tmp_path / "a.h5", "hls4ml")
+    assert [(row["row"], row["reason"]) for row in found.rejected.to_pylist()] == [(2, "not_finite")]
+    assert found.repairs == {"dropped_constituents": 1}
 
 
 def test_hls4ml_labels(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
@@ -238,6 +258,20 @@ def test_flat(made: tuple[Jets, np.ndarray], row_group: int | None, tmp_path: Pa
     assert_jets(found, jets, rtol=1e-6, exact_jets=False)
     assert found.column("label").to_pylist() == np.where(label == "t", "t", "24").tolist()
     assert np.array_equal(column(found, "btag"), np.arange(JETS) % 2)
+
+
+@pytest.mark.parametrize("names", ["plain", "dotted"])
+def test_blocks_of_parquet_are_of_the_size_in_memory(names: str, tmp_path: Path) -> None:
+    """Repeated values are stored once in a file, and names may have dots: neither makes a block larger."""
+    rows, constituents = 60_000, 30
+    limits = pa.array(np.arange(rows + 1, dtype=np.int32) * constituents)
+    values = pa.array(np.full(rows * constituents, 0.5, np.float32))
+    options = {name: name if names == "plain" else f"Jet.{name}" for name in ("pt", "eta", "phi", "mass")}
+    table = pa.table({name: pa.ListArray.from_arrays(limits, values) for name in options.values()})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows)
+    found = blocks(tmp_path / "a.parquet", "flat", **options)
+    assert sum(len(block) for block in found) == rows
+    assert max(len(block) for block in found) * constituents * len(options) * 4 <= 1.1 * BLOCK_BYTES
 
 
 def test_flat_broken_rows(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:

@@ -293,6 +293,45 @@ def test_expand_files_folders_and_patterns(tmp_path: Path) -> None:
     assert storage.expand(str(tmp_path / "gone")) == []
 
 
+def test_brackets_may_be_part_of_a_name(tmp_path: Path) -> None:
+    for path in ("a[1].h5", "a1.h5", "run[2]/b.h5", "run2/c.h5"):
+        storage.write_text(str(tmp_path / path), path)
+    assert storage.expand(str(tmp_path / "a[1].h5")) == [str(tmp_path / "a[1].h5")]
+    assert storage.expand(str(tmp_path / "a[12].h5")) == [str(tmp_path / "a1.h5")]
+    assert storage.expand(str(tmp_path / "run[2]")) == [str(tmp_path / "run[2]" / "b.h5")]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    storage.write_text(str(tmp_path / "disk" / "deep" / "a.h5"), "x")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "deep" / "back").symlink_to(tmp_path / "in")
+    assert storage.expand(str(tmp_path / "in")) == [str(tmp_path / "in" / "linked" / "deep" / "a.h5")]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    storage.write_text(str(tmp_path / "in" / "a.h5"), "x")
+    storage.write_text(str(tmp_path / "in" / "locked" / "b.h5"), "x")
+    (tmp_path / "in" / "locked").chmod(0)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)  # pytest's own folders, which another user may otherwise not enter
+    code = (
+        "import os, sys\n"
+        "from sparton import storage\n"
+        "from sparton.errors import DataError\n"
+        "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
+        "try:\n    print(storage.expand(sys.argv[1]))\n"
+        "except DataError as error:\n    print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "in")], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "in" / "locked").chmod(0o755)
+    assert (
+        ended.stdout.strip() == f"{tmp_path}/in/locked: cannot be listed (Permission denied); its files would be missed"
+    )
+
+
 def test_expand_remote() -> None:
     fsspec.filesystem("memory").store.clear()
     for path in ("a.h5", "deep/b.h5"):

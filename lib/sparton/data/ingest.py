@@ -148,7 +148,7 @@ def _write_all(spark: SparkSession, job: IngestJob) -> tuple[IngestJob, list[Tas
 def _without_failures(
     job: IngestJob, tasks: dict[int, IngestTask], results: dict[int, TaskResult]
 ) -> tuple[IngestJob, list[IngestTask]]:
-    """Mark files that turned out bad, and return the tasks to run again: those that read or were to read them."""
+    """Mark files that turned out bad, and return the tasks to run again: those that read them or left out doubles."""
     bad = {result.failure.file: result.failure for result in results.values() if result.failure}
     if not bad:
         return job, []
@@ -158,7 +158,8 @@ def _without_failures(
         files[number] = replace(files[number], reason=failure.reason, detail=failure.detail)
     again = []
     for task in tasks.values():
-        if any(part.file in bad for part in task.parts):
+        # Which jets are doubles has to be found anew without those of the bad files.
+        if task.excluded.size or any(part.file in bad for part in task.parts):
             parts = tuple(part for part in task.parts if part.file not in bad)
             again.append(IngestTask(task.number, parts))
     return replace(job, files=tuple(files)), again
@@ -171,8 +172,9 @@ def _without_repeated(
     if any(task.excluded.size for task in tasks.values()):
         return []
     written = {number: [file.name for file in result.written()] for number, result in results.items()}
-    mine = {name for names in written.values() for name in names}
-    others = [name for name in storage.list_files(job.folder) if _is_table_file(name) and name not in mine]
+    # Names with the job's prefix that no result has are left by attempts that ran again.
+    stored = filter(_is_table_file, storage.list_files(job.folder))
+    others = [name for name in stored if not name.startswith(job.prefix)]
     repeated = repeated_ids(spark, job.folder, written, others)
     return [replace(tasks[number], excluded=places) for number, places in repeated.items()]
 
@@ -229,6 +231,13 @@ def _check_alike(previous: IngestRecord, source: Source, settings: IngestSetting
             f"--append: the table has ingest.salt {previous.settings['salt']}, the settings {settings.salt}; "
             "they must be the same, or files could share identifiers"
         )
+    before, now = previous.settings[settings.format], getattr(settings, settings.format).model_dump(mode="json")
+    for option in source.decisive if previous.format == settings.format else ():
+        if before[option] != now[option]:
+            raise UsageError(
+                f"--append: the table was made with {settings.format}.{option} {before[option]!r}, the settings say "
+                f"{now[option]!r}; they must be the same, or it would hold jets of two kinds"
+            )
 
 
 def _merge(

@@ -117,7 +117,7 @@ def run_task(job: IngestJob, task: IngestTask) -> TaskResult:
         return TaskResult(number=task.number, failure=error.failure)
     return TaskResult(
         number=task.number,
-        counts=tuple(_file_count(file, task, tally) for file, tally in counts.items()),
+        counts=tuple(_file_count(file, job, task, tally) for file, tally in counts.items()),
         files=tuple((file.name, file.rows, file.bytes) for file in files),
         quarantine=tuple(storage.join(FOLDER, file.name) for file in aside),
     )
@@ -152,12 +152,15 @@ def _tally(found: Sorted) -> Counter[str]:
     return tally
 
 
-def _file_count(file: int, task: IngestTask, tally: Counter[str]) -> FileCount:
+def _file_count(file: int, job: IngestJob, task: IngestTask, tally: Counter[str]) -> FileCount:
     def under(kind: str) -> dict[str, int]:
         return {name.removeprefix(kind): count for name, count in sorted(tally.items()) if name.startswith(kind)}
 
-    rows = sum(part.stop - part.start for part in task.parts if part.file == file)
-    return FileCount(file=file, rows=rows, jets=tally["jets"], rejected=under("rejected "), repaired=under("repaired "))
+    jets, rejected = tally["jets"], under("rejected ")
+    rows = jets + sum(rejected.values())
+    if job.source.several:  # a row may hold any number of jets
+        rows = sum(part.stop - part.start for part in task.parts if part.file == file)
+    return FileCount(file=file, rows=rows, jets=jets, rejected=rejected, repaired=under("repaired "))
 
 
 def _examine(batches: Iterable[pa.RecordBatch], source: Source, paths: list[str]) -> Iterator[pa.RecordBatch]:

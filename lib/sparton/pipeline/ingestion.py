@@ -10,7 +10,8 @@ from typing import Any
 from sparton import publication, storage
 from sparton.config import Config
 from sparton.data.ingest import RECORD, IngestRecord, write_jets
-from sparton.data.sources.registry import SOURCES, source_paths
+from sparton.data.sources.block import Source
+from sparton.data.sources.registry import make_source, source_paths
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
@@ -28,9 +29,10 @@ class FoundFile(Config):
 
 
 class FoundFiles(Config):
-    """All files to read; what they are decides whether an output is up to date."""
+    """All files to read, and those ``beside`` them; what they are decides whether an output is up to date."""
 
     files: tuple[FoundFile, ...]
+    beside: tuple[FoundFile, ...] = ()
 
 
 def ingest(
@@ -65,7 +67,9 @@ def ingest(
     DataError
         If more is rejected than ``ingest.max_rejected`` allows.
     """
-    files = find_files([input] if isinstance(input, str) else list(input), settings.ingest.format)
+    name = settings.ingest.format
+    source = make_source(name, getattr(settings.ingest, name))
+    files = find_files([input] if isinstance(input, str) else list(input), source)
     target = settings.folder("jets", output)
     publication.recover(target)
     extend = append and storage.exists(storage.join(target, RECORD))
@@ -81,16 +85,18 @@ def ingest(
     return run_stage(call, body)
 
 
-def find_files(inputs: Sequence[str], format_name: str) -> FoundFiles:
-    """Return the files that paths, folders and patterns stand for, as they are now.
+def find_files(inputs: Sequence[str], source: Source) -> FoundFiles:
+    """Return the files of a format that paths, folders and patterns stand for, as they are now.
 
     Raises
     ------
     UsageError
         If one of them stands for no file.
     """
+    paths = source_paths(inputs, source)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        return FoundFiles(files=tuple(pool.map(_found_file, source_paths(inputs, SOURCES[format_name]))))
+        beside = sorted({path for found in pool.map(source.beside, paths) for path in found})
+        return FoundFiles(files=tuple(pool.map(_found_file, paths)), beside=tuple(pool.map(_found_file, beside)))
 
 
 def summarise(record: IngestRecord) -> dict[str, Any]:
@@ -111,4 +117,7 @@ def summarise(record: IngestRecord) -> dict[str, Any]:
 
 
 def _found_file(path: str) -> FoundFile:
-    return FoundFile(path=path, bytes=storage.size(path), modified=storage.modified(path))
+    try:
+        return FoundFile(path=path, bytes=storage.size(path), modified=storage.modified(path))
+    except FileNotFoundError:  # a link to nothing, or removed just now: the quarantine will say so
+        return FoundFile(path=path, bytes=0, modified="")

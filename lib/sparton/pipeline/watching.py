@@ -34,6 +34,10 @@ LISTING = "path string, modificationTime timestamp, length long, content binary"
 
 POLL_S = 1  # how often an interrupt is noticed
 
+ANY_AGE = "36500d"
+"""Age of files that Spark's source still looks at. Its default, a week before the newest that it has seen, would pass
+over files that come with their old times, as out of an archive."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -108,6 +112,7 @@ def _arrivals(spark: SparkSession, settings: PipelineSettings, folder: str) -> D
         .option("pathGlobFilter", f"*.{{{suffixes}}}")
         .option("recursiveFileLookup", "true")
         .option("maxFilesPerTrigger", settings.watch.files_per_batch)
+        .option("maxFileAge", ANY_AGE)
         .load(storage.spark_url(folder))
     )
 

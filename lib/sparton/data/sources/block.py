@@ -108,6 +108,8 @@ class Source(ABC):
     """What the format's library raises on a bad file."""
     several: ClassVar[bool] = False
     """Whether a row of a file may hold several jets."""
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Options that decide what a jet is: a table holds jets of one choice."""
 
     @property
     def gives_ids(self) -> bool:
@@ -117,6 +119,10 @@ class Source(ABC):
     @property
     def extra_columns(self) -> tuple[str, ...]:
         """Names of the further jet-level columns (float32)."""
+        return ()
+
+    def beside(self, path: str) -> tuple[str, ...]:
+        """Return the further files whose content enters the jets of a file."""
         return ()
 
     @abstractmethod
@@ -184,7 +190,7 @@ def bad_file(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """
     try:
         yield
-    except (BadFileError, ConnectionError, TimeoutError):
+    except (BadFileError, ConnectionError, TimeoutError, MemoryError):  # Arrow's own is among its errors
         raise
     except PermissionError as error:
         raise BadFileError("permission_denied", _line(error)) from error

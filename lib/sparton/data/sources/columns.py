@@ -18,6 +18,8 @@ from sparton.data.sources.block import BLOCK_BYTES, BadFileError, Extent
 ERRORS: tuple[type[Exception], ...] = (pa.ArrowException, ValueError, KeyError)
 SUFFIXES = (".parquet", ".parq")
 BUFFER_BYTES = 1 << 20
+VALUE_BYTES = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
+"""Bytes of a value by its physical type."""
 
 
 @contextlib.contextmanager
@@ -107,14 +109,15 @@ def text(batch: pa.RecordBatch, name: str, names: dict[str, str] | None = None) 
 
 
 def _bytes(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
-    """Return the uncompressed bytes of columns."""
+    """Return the bytes of columns in memory, where repeated values are no longer stored once."""
     total = 0
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for index in range(row_group.num_columns):
             chunk = row_group.column(index)
-            if chunk.path_in_schema.split(".")[0] in columns:
-                total += chunk.total_uncompressed_size
+            if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns):  # names may have dots
+                width = VALUE_BYTES.get(chunk.physical_type, 1)
+                total += max(chunk.total_uncompressed_size, chunk.num_values * width)
     return total
 
 

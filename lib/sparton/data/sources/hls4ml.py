@@ -90,12 +90,12 @@ class Hls4ml(Source):
         return Extent(shape[0], hdf5.chunk_rows(layout.particles), shape[1] * shape[2] * itemsize)
 
     def read(self, handle: Any, start: int, stop: int) -> JetBlock:
-        """Return the jets of some rows; jet_phi is the leading constituent's phi less its phi relative to the jet."""
+        """Return the jets of some rows; jet_phi is the first constituent's phi less its phi relative to the jet."""
         layout = self._layout(handle)
         particles = layout.particles[start:stop]
         table = layout.jets[start:stop]
-        momenta, offsets = _constituents(particles, layout.momenta)
-        phi, relative = (particles[:, 0, column] for column in layout.angles)
+        momenta, offsets, first = _constituents(particles, layout.momenta)
+        phi, relative = (particles[np.arange(first.size), first, column] for column in layout.angles)
         values = dict(
             zip(("jet_pt", "jet_eta", "jet_mass"), (table[:, column] for column in layout.values), strict=True)
         )
@@ -125,14 +125,16 @@ class Hls4ml(Source):
         return _Layout(particles, jets, found[:4], found[4:], places[:3], places[3:last], places[last:])
 
 
-def _constituents(particles: NDArray[Any], places: list[int]) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
-    """Return px, py, pz, energy [m] of the slots that are not all zero, and the jets' limits."""
+def _constituents(
+    particles: NDArray[Any], places: list[int]
+) -> tuple[list[NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]:
+    """Return px, py, pz, energy [m] of the slots that are not all zero, the jets' limits and first such slots [n]."""
     first = places[0]
     adjacent = places == list(range(first, first + 4))
     four = particles[:, :, first : first + 4] if adjacent else particles[:, :, places]
-    real = (four[:, :, 3] != 0) | (four[:, :, 0] != 0) | (four[:, :, 1] != 0)
+    real = (four[:, :, 3] != 0) | (four[:, :, 0] != 0) | (four[:, :, 1] != 0) | (four[:, :, 2] != 0)
     offsets = kinematics.offsets_from_counts(np.count_nonzero(real, axis=1))
-    return list(four[real].T), offsets
+    return list(four[real].T), offsets, np.argmax(real, axis=1)
 
 
 def _labels(one_hot: NDArray[Any]) -> tuple[pa.Array, NDArray[np.str_]]:

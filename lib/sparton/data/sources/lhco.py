@@ -80,6 +80,14 @@ class Lhco(Source):
     suffixes: ClassVar[tuple[str, ...]] = hdf5.SUFFIXES
     errors: ClassVar[tuple[type[Exception], ...]] = hdf5.ERRORS
     several: ClassVar[bool] = True
+    decisive: ClassVar[tuple[str, ...]] = ("radius", "pt_min", "jets", "mass_min")
+
+    def beside(self, path: str) -> tuple[str, ...]:
+        """Return the key of a file, if it has one."""
+        if self.options.masterkey is not None:
+            return (self.options.masterkey,)
+        key = f"{path.rpartition('.')[0]}.masterkey"
+        return (key,) if storage.exists(key) else ()
 
     def open(self, path: str) -> AbstractContextManager[_Handle]:
         """Open an HDF5 file and its key."""
@@ -87,8 +95,7 @@ class Lhco(Source):
 
     @contextlib.contextmanager
     def _open(self, path: str) -> Iterator[_Handle]:
-        beside = f"{path.rpartition('.')[0]}.masterkey"
-        key = self.options.masterkey or (beside if storage.exists(beside) else None)
+        key = next(iter(self.beside(path)), None)
         truth = None if key is None else np.array(storage.read_text(key).split(), np.float64)
         with hdf5.open_hdf5(path) as file:
             yield _Handle(file, truth)

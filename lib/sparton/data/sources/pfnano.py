@@ -66,6 +66,7 @@ class PfNano(Source):
     suffixes: ClassVar[tuple[str, ...]] = root.SUFFIXES
     errors: ClassVar[tuple[type[Exception], ...]] = root.ERRORS
     several: ClassVar[bool] = True
+    decisive: ClassVar[tuple[str, ...]] = ("jets", "puppi")
 
     @property
     def extra_columns(self) -> tuple[str, ...]:

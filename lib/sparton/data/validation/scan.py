@@ -7,12 +7,13 @@ column alone goes through one more exchange of the same job.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -66,6 +67,8 @@ def measures(table: DataFrame, request: Request) -> DataFrame:
 def reference_edges(table: DataFrame, columns: tuple[str, ...], bins: int) -> dict[str, tuple[float, ...]]:
     """Return for each column the inner edges of bins of about equal population; the counts in them are exact anyway.
 
+    The outermost edges enclose all values, so that those beyond them, which the table has none of, are a bin's own.
+
     Raises
     ------
     DataError
@@ -77,7 +80,15 @@ def reference_edges(table: DataFrame, columns: tuple[str, ...], bins: int) -> di
     for row in found.collect():
         points[row["column"]].append(np.frombuffer(row["points"], np.float64))
         weights[row["column"]].append(row["weight"])
-    return {name: tuple(merged_quantiles(points[name], weights[name], bins).tolist()) for name in columns}
+    return {name: _edges(points[name], weights[name], bins) for name in columns}
+
+
+def _edges(points: Sequence[NDArray[np.float64]], weights: Sequence[float], bins: int) -> tuple[float, ...]:
+    if not points:
+        return ()
+    values = np.concatenate(points)  # the smallest and the largest value of each batch are among them
+    limits = [values.min(), np.nextafter(values.max(), np.inf)]
+    return tuple(np.unique(np.concatenate([limits, merged_quantiles(points, weights, bins)])).tolist())
 
 
 def _repeated(table: DataFrame, name: str) -> DataFrame:
