@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sparton.data.sources import root
 from sparton.data.sources.block import BLOCK_BYTES, JetBlock, measure, read_blocks
 from sparton.data.sources.registry import OPTIONS, SOURCES, make_source
 from sparton.data.sources.table import Origin, Sorted, sort_out
@@ -239,6 +240,23 @@ def test_pfnano_of_cms() -> None:
     share = np.hypot(px, py) / column(found, "jet_pt")
     leading = column(found, "jet_id") == column(found, "event_id")
     assert np.all((share[leading] > 0.85) & (share[leading] < 1.0))  # the rest is the energy correction
+
+
+@pytest.mark.parametrize(
+    ("baskets", "row_bytes", "step"),
+    [
+        ([], 1, 1),
+        ([[0, 40, 80, 100], [0, 40, 100]], 8, 40),
+        ([[0, 30, 60, 100], [0, 50, 100]], 8, 100),  # a small file goes in one piece
+        ([[0, 30, 60, 100], [0, 50, 100]], BLOCK_BYTES // 10, 50),
+        ([[0, 30, 60, 100], [0, 100]], BLOCK_BYTES // 10, 100),
+        ([[0, 0, 100], [0, 100]], 8, 100),
+    ],
+)
+def test_root_files_are_split_where_their_branches_share_no_limits(
+    baskets: list[list[int]], row_bytes: int, step: int
+) -> None:
+    assert root.step_of(baskets, row_bytes) == step
 
 
 @pytest.mark.parametrize("row_group", [None, 7])

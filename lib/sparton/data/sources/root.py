@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton import storage
-from sparton.data.sources.block import BadFileError, Extent
+from sparton.data.sources.block import BLOCK_BYTES, BadFileError, Extent
 from sparton.errors import SpartonError
 
 ERRORS: tuple[type[Exception], ...] = (
@@ -72,10 +72,32 @@ def extent(tree: Any, lists: Sequence[str], scalars: Sequence[str]) -> Extent:
             expected = "lists of numbers" if name in lists else "numbers"
             raise BadFileError("wrong_dtype", f"branch {name}: {tree[name].typename}, expected {expected}")
     entries = int(tree.num_entries)
-    offsets = tree.common_entry_offsets(filter_name=branches) if entries else [0]
-    step = int(offsets[1] - offsets[0]) if len(offsets) > 1 else 1
     size = sum(int(tree[name].uncompressed_bytes) for name in branches)
-    return Extent(entries, max(1, step), max(1, size // max(1, entries)))
+    row_bytes = max(1, size // max(1, entries))
+    baskets = [tree[name].entry_offsets for name in branches] if entries else []
+    return Extent(entries, step_of(baskets, row_bytes), row_bytes)
+
+
+def step_of(baskets: Sequence[Sequence[int]], row_bytes: int) -> int:
+    """Return how many entries to read together: those up to the first limit that the baskets of all branches share.
+
+    Where no limits are shared before more than a block, as in files of experiments, whose branches fill baskets at
+    their own pace, those of the largest basket: then a part of each basket is read twice, and the file is still split.
+
+    Parameters
+    ----------
+    baskets
+        For each branch the limits of its baskets: 0, ..., entries.
+    row_bytes
+        Bytes of an entry in memory.
+    """
+    if not baskets:
+        return 1
+    shared = set.intersection(*({int(limit) for limit in limits} for limits in baskets)) - {0}
+    step = min(shared, default=1)
+    if step * row_bytes > BLOCK_BYTES:
+        step = min(step, max(int(np.diff(limits).max()) for limits in baskets))
+    return max(1, step)
 
 
 def read(tree: Any, branches: Sequence[str], start: int, stop: int) -> Any:
