@@ -29,6 +29,7 @@ from sparton.ucluster.clustering import first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
+from sparton.ucluster.networks import Network
 from sparton.ucluster.schedule import schedule_at
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import first_network, identity
@@ -97,7 +98,7 @@ class Trainer:
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
         self.checkpoint_folder = checkpoint_folder
-        self.model = first_network(model, training, self.manifest)
+        self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
         self.rows: list[CurveRow] = []
@@ -134,10 +135,18 @@ class Trainer:
         if bad:
             raise DataError(f"{bad[0].detail}; restore the file or prepare the set again")
 
+    def network(self, model: ModelSettings) -> Network:
+        """Return the network that training begins with."""
+        return first_network(model, self.settings, self.manifest)
+
     def plan(self, epoch: int) -> EpochPlan:
         """Return who reads what in an epoch."""
         world, settings = self.connection.world, self.settings
         return plan_epoch(self.manifest.shard_rows(TRAIN), world.size, settings.batch_size, settings.seed, epoch)
+
+    def batches(self, plan: EpochPlan) -> tf.data.Dataset:
+        """Return this rank's batches of an epoch, with what a step reads."""
+        return batches(self.set_folder, self.manifest, TRAIN, plan, self.connection.world.rank, columns=COLUMNS)
 
     def schedule(self, epoch: int, step: int, steps: int) -> Schedule:
         """Return the schedule of step ``step`` of ``steps`` in an epoch."""
@@ -163,7 +172,7 @@ class Trainer:
 
     def _steps(self, epoch: int, plan: EpochPlan) -> Losses:
         """Run an epoch's steps and return the mean losses over its jets."""
-        data = batches(self.set_folder, self.manifest, TRAIN, plan, self.connection.world.rank, columns=COLUMNS)
+        data = self.batches(plan)
         sums, jets = np.zeros(4), 0.0
         with data_errors():
             for number, batch in enumerate(data):
