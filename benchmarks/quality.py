@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from parts.recipes import SOFT_DROP, runs, settings, targets
+from parts.recipes import PEAKS, runs, settings, targets
 from parts.study import RESULT, TEST, LabelledJets, Result, Run, home, run
 from parts.study_pages import write_pages
 from sparton.data.settings import TRAIN
@@ -40,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     sets = {name: made.folder(name) for name, made in targets(recipe).items()}
     generate(recipe)
     for name, made in targets(recipe).items():
-        if name == SOFT_DROP or any(item.target == name for item in chosen):
+        if name == PEAKS or any(item.target == name for item in chosen):
             prepare(made, output=sets[name])
-    test = LabelledJets.read(sets[SOFT_DROP], TEST)
+    test = LabelledJets.read(sets[PEAKS], TEST)
     results: list[Result] = []
     for item in chosen:
         if options.collect and not (home(item, sets[item.target], folder) / RESULT).exists():
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{item.name:24}seed {item.training.seed}  accuracy {result['final']['accuracy']:.4f}", flush=True)
     classes = len(test.classes)
     baselines = mass_baselines(test.mass, recipe.model.n_clusters, options.seeds[0], test.label, classes)
-    train_jets = len(LabelledJets.read(sets[SOFT_DROP], TRAIN, with_features=False).label)
+    train_jets = len(LabelledJets.read(sets[PEAKS], TRAIN, with_features=False).label)
     data = {TRAIN: train_jets, TEST: len(test.label), "seed": recipe.generate.seed}
     write_pages(Path(options.docs), results, baselines, data)
     return 0

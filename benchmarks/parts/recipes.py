@@ -29,7 +29,10 @@ FULL, SHORT = "full", "short"
 """Groups of runs that can be compared: of the whole schedule, and of the one for ablations."""
 
 DEFAULT, REFERENCE, CEILING, PUBLISHED_RUN = "default", "reference", "supervised", "published"
-SOFT_DROP, UNGROOMED, FIXED_BINS = "set_soft_drop", "set_ungroomed", "set_published"
+PEAKS, SOFT_DROP, UNGROOMED, QUANTILES, FIXED_BINS = (
+    f"set_{name}" for name in ("peaks", "soft_drop", "ungroomed", "quantiles", "published")
+)
+"""Folders of the training sets: of the default recipe, and with other targets."""
 
 
 def settings(workspace: str | None, config: str | None = None) -> PipelineSettings:
@@ -41,13 +44,16 @@ def settings(workspace: str | None, config: str | None = None) -> PipelineSettin
 def targets(recipe: PipelineSettings) -> dict[str, PipelineSettings]:
     """Return the settings that make each training set, by the name of its folder; all hold the same jets."""
     features = recipe.prepare.features
-    ungroomed = features.model_copy(update={"mass": TargetMass()})
+    alone = features.model_copy(update={"further_masses": ()})
+    ungroomed = alone.model_copy(update={"mass": TargetMass()})
+    bins = FeatureSpec.model_validate({"n_particles": features.n_particles, "mass_bins": 20, "mass": features.mass})
     fixed = FeatureSpec(n_particles=features.n_particles, mass_bin_edges=DEFAULT_EDGES)
 
     def with_features(spec: FeatureSpec) -> PipelineSettings:
         return recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"features": spec})})
 
-    return {SOFT_DROP: recipe, UNGROOMED: with_features(ungroomed), FIXED_BINS: with_features(fixed)}
+    others = {SOFT_DROP: alone, UNGROOMED: ungroomed, QUANTILES: bins, FIXED_BINS: fixed}
+    return {PEAKS: recipe} | {name: with_features(spec) for name, spec in others.items()}
 
 
 def runs(recipe: PipelineSettings, seeds: list[int], short: tuple[int, int], published: tuple[int, int]) -> list[Run]:
@@ -84,7 +90,7 @@ def runs(recipe: PipelineSettings, seeds: list[int], short: tuple[int, int], pub
 def _run(recipe: PipelineSettings, name: str, text: str, **changes: Any) -> Run:
     values: dict[str, Any] = {
         "group": FULL,
-        "target": SOFT_DROP,
+        "target": PEAKS,
         "model": recipe.model,
         "training": recipe.train,
         "trainer": StudyTrainer,
@@ -123,7 +129,15 @@ def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
 
     return [
         one(REFERENCE, "nothing undone"),
-        one("ungroomed", "bins of the ungroomed mass", target=UNGROOMED),
+        one("soft_drop", "peaks of one soft-drop mass alone", target=SOFT_DROP),
+        one("ungroomed", "peaks of the ungroomed mass alone", target=UNGROOMED),
+        one(
+            "quantiles",
+            "20 bins of the soft-drop mass, k-means",
+            target=QUANTILES,
+            training=training_with(centroids="kmeans"),
+        ),
+        one("kmeans", "centroids by k-means", training=training_with(centroids="kmeans")),
         one("no_jet_block", "no layer on the jet", model=sized(jet_block=())),
         one("padding", "padding counts as particles", network=PaddingAsParticles),
         one("padding_statistics", "batch normalisation over padding too", network=PaddingInStatistics),
@@ -135,8 +149,8 @@ def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
         one("learnt_scale", "embedding with a learnt scale", network=LearntScale),
         one("embedding_3", "three embedding dimensions", model=sized(embedding=3)),
         one("focal", "focal loss, γ = 4", training=training_with(focal_gamma=4.0, focal_scale=10.0)),
-        one("balance_0", "sizes of clusters free", training=training_with(balance=0.0)),
-        one("published_joint", "β = 10, sizes free", training=training_with(beta=10.0, balance=0.0)),
+        one("balance", "clusters pushed to equal sizes", training=training_with(beta=0.1, balance=1.0)),
+        one("published_beta", "β = 10 as published", training=training_with(beta=10.0)),
         one("centroids_each_epoch", "centroids sought anew each epoch", trainer=CentroidsEachEpoch),
         one("centroids_one_shard", "centroids from one shard", training=training_with(centroid_rows=1)),
     ]

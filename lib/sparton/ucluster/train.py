@@ -25,7 +25,7 @@ from sparton.distributed import agreement, checkpoint
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
-from sparton.ucluster.clustering import first_centroids
+from sparton.ucluster.clustering import classifier_centroids, first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
@@ -199,20 +199,23 @@ class Trainer:
         if self.settings.keeps_centroids:
             self.monitor.observe(self.settings.alpha_start)
             return
-        embedding = self._sample_embedding()
+        embedding, logits = self._sample()
         found: list[list[float]] | None = None
         if self.connection.world.is_root:
-            settings = self.settings
-            found = first_centroids(
-                embedding, self.model.settings.n_clusters, settings.seed, settings.alpha_start, settings.balance > 0
-            ).tolist()
+            found = self._found_centroids(embedding, logits).tolist()
         centroids = self.connection.collectives.broadcast_object(found)
         self.model.centroids.assign(np.asarray(centroids, np.float32))
         self.monitor.observe(self.settings.alpha_start)
         self._agree()
 
-    def _sample_embedding(self) -> NDArray[np.float32]:
-        """Return the embeddings [n, D] of the first ``centroid_rows`` jets, rounded up to shards, in file order.
+    def _found_centroids(self, embedding: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        settings, n_clusters = self.settings, self.model.settings.n_clusters
+        if settings.centroids == "classifier":
+            return classifier_centroids(embedding, logits)
+        return first_centroids(embedding, n_clusters, settings.seed, settings.alpha_start, settings.balance > 0)
+
+    def _sample(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return embeddings [n, D] and logits of the first ``centroid_rows`` jets, rounded up to shards, in file order.
 
         Shards were shuffled when they were written, so the first ones are a random sample.
         """
@@ -223,10 +226,13 @@ class Trainer:
         world = self.connection.world
         plan = plan_epoch(part.shard_rows(TRAIN), world.size, self.settings.batch_size, 0, 0, shuffle=False)
         data = batches(self.set_folder, part, TRAIN, plan, world.rank, columns=COLUMNS[:2])
-        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]).embedding)
+        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]))
         with data_errors():
-            found = [run(batch).numpy() for batch in data]
-        return self.connection.collectives.allgather(np.concatenate(found)[: plan.row_count(world.rank)])
+            found = [[tensor.numpy() for tensor in run(batch)] for batch in data]
+        rows = plan.row_count(world.rank)
+        gather = self.connection.collectives.allgather
+        embedding, logits = (gather(np.concatenate(parts)[:rows]) for parts in zip(*found, strict=True))
+        return embedding, logits
 
     def _resume(self) -> int:
         """Take the state of the last checkpoint, or rank 0's fresh one; return the first epoch to run."""
