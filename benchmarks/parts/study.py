@@ -27,7 +27,6 @@ from sparton.data.plan import EpochPlan
 from sparton.data.settings import TRAIN
 from sparton.distributed.world import Connection
 from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
-from sparton.ucluster.clustering import first_centroids
 from sparton.ucluster.losses import squared_distances
 from sparton.ucluster.networks import Network, create
 from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
@@ -126,11 +125,11 @@ def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
     own = home(item, set_folder, folder)
     done = own / RESULT
     if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+        return _read(done)
     own.mkdir(parents=True, exist_ok=True)
     trainer = item.trainer(item, set_folder, own, test)
     trainer.run(str(own / "model"))
-    epochs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(own.glob(RESULTS))]
+    epochs = [_read(path) for path in sorted(own.glob(RESULTS))]
     curve = {row.epoch: row.to_json() for row in trainer.rows}
     epochs = [epoch | {"curve": curve[epoch["epoch"]]} for epoch in epochs]
     result = {
@@ -148,7 +147,11 @@ def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
     }
     storage.remove(str(own / "checkpoints"))
     storage.write_json(str(done), result)
-    return result
+    return _read(done)
+
+
+def _read(path: Path) -> Result:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 class StudyTrainer(Trainer):
@@ -200,13 +203,10 @@ class StudyTrainer(Trainer):
 
     def clusters(self, placed: bool) -> NDArray[np.int64]:
         """Return the cluster of each test jet; while no centroids are placed, by those that training would place."""
-        embedding = self.predictions()[0]
+        embedding, logits = self.predictions()
         centroids = self.model.centroids.numpy()
         if not placed:
-            settings = self.settings
-            centroids = first_centroids(
-                embedding, len(centroids), settings.seed, settings.alpha_start, settings.balance > 0
-            ).astype(np.float32)
+            centroids = self._found_centroids(embedding, logits).astype(np.float32)
         return np.asarray(squared_distances(embedding, centroids)).argmin(axis=1)
 
     def final_clusters(self) -> NDArray[np.int64]:

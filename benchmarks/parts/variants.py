@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import ops
 
-from sparton.ucluster.graph import Graph, Packing, pooled_sum
+from sparton.ucluster.graph import Graph, Packing
 from sparton.ucluster.model import Outputs, UCluster
 from sparton.ucluster.normalisation import BatchContext, BatchNorm
 from sparton.ucluster.settings import InputSpec, ModelSettings
@@ -47,7 +47,12 @@ class PaddingInStatistics(UCluster):
         graph = _on_all_slots(self.second_graph(real(first[-1]), packing), packing)
         second, second_edges = self._block(1, nodes, first[-1], graph, context)
         parts = [*first, *second, first_edges, second_edges]
-        return ops.concatenate([pooled_sum(real(part), packing) for part in parts], axis=-1)
+        # A product with the mask, not a selection: its gradient is dense, as the compiled kernels need it.
+        mask = ops.cast(ops.reshape(packing.real, (-1, 1)), features.dtype)
+        shape = (-1, packing.real.shape[1])
+        return ops.concatenate(
+            [ops.sum(ops.reshape(part * mask, (*shape, part.shape[-1])), axis=1) for part in parts], axis=-1
+        )
 
 
 def _on_all_slots(graph: Graph, packing: Packing) -> Graph:
