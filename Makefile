@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench package clean
+.PHONY: help env demo test lint bench quality package clean
 
 # The interpreter that makes the environment; unset: the first of these names that is Python 3.11.
 PYTHON ?=
@@ -38,10 +38,14 @@ lint: env style ## ruff and mypy
 style:
 	@$(in_env) status=0; ruff check . || status=$$?; mypy || status=$$?; exit $$status
 
-bench: env ## every benchmark; tables are printed and kept in benchmarks/results/
+bench: env ## every benchmark of speed; tables are printed and kept in benchmarks/results/
 	@mkdir -p benchmarks/results; $(in_env) for script in benchmarks/[a-z]*.py; do \
 	[ -e "$$script" ] || { echo "no benchmarks"; break; }; \
+	[ "$$script" != benchmarks/quality.py ] || continue; \
 	python "$$script" $(ARGS) | tee "benchmarks/results/$$(basename "$$script" .py).txt"; done
+
+quality: env ## the quality study, some hours; killed and repeated, it goes on (ARGS="--list" shows the runs)
+	@$(in_env) python benchmarks/quality.py $(ARGS)
 
 package: env ## the release: zip for spark-submit --py-files, and wheel, in dist/
 	@$(in_env) python tools/package.py

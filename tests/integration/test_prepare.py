@@ -26,6 +26,7 @@ from sparton.data.featurize import FeatureSpec, decode_features, featurize
 from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.layout import build_layout, shuffle_key, split_of
 from sparton.data.manifest import Manifest, read_manifest
+from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import SAMPLE_SEED, find_edges
 from sparton.data.prepare import PrepareSettings, write_training_set
 from sparton.data.routing import spark_hash
@@ -215,6 +216,29 @@ def test_quantile_edges_do_not_depend_on_the_partitioning_and_an_extension_keeps
     extended = write_training_set(spark, new, GROOMED, str(tmp_path / "set"), extend=True)
     assert extended.counts.kept > manifest.counts.kept
     assert extended.mass_bin_edges == manifest.mass_bin_edges
+
+
+def test_peaks_are_those_of_the_mass_and_an_extension_keeps_them(
+    spark: SparkSession, table: pa.Table, stored: str, tmp_path: Path
+) -> None:
+    features = FeatureSpec(
+        mass_bin_edges=(), n_particles=PARTICLES, mass_peaks=2, mass=GROOMED_MASS, further_masses=(TargetMass(),)
+    )
+    settings = SETTINGS.model_copy(update={"features": features})
+    manifest = write_training_set(spark, spark.read.parquet(stored), settings, str(tmp_path / "set"))
+    rows = screen(table).rows
+    kept = rows.select((rows.jets.jet_mass > 10) & (rows.jets.jet_mass < 200))
+    masses = np.stack([soft_drop_mass(kept.jets, 0.3, 0.0), kept.jets.jet_mass], axis=1)
+    assert manifest.mass_peaks == find_peaks(masses[:, 0], 2)
+    assert manifest.mass_bin_edges == manifest.mass_peaks.edges()
+    assert read_manifest(str(tmp_path / "set")) == manifest
+    expected = dict(zip(kept.jet_id.tolist(), manifest.mass_peaks.classify(masses).tolist(), strict=True))
+    written = pa.concat_tables([rows_of(tmp_path / "set", manifest, split) for split in manifest.splits])
+    assert dict(zip(*(written.column(name).to_pylist() for name in ("jet_id", "target")), strict=True)) == expected
+    new = spark.read.parquet(store(jets_table(200, seed=5, first_id=90_000), tmp_path / "new", 1))
+    extended = write_training_set(spark, new, settings, str(tmp_path / "set"), extend=True)
+    assert extended.counts.kept > manifest.counts.kept
+    assert extended.mass_peaks == manifest.mass_peaks
 
 
 def test_another_seed_orders_anew_but_keeps_the_splits(

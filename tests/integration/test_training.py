@@ -19,7 +19,7 @@ from sparton.distributed import checkpoint
 from sparton.distributed.launch import LaunchSettings, launch
 from sparton.distributed.simulate import simulate
 from sparton.distributed.world import Connection
-from sparton.errors import DataError, TrainingError
+from sparton.errors import ConfigError, DataError, TrainingError
 from sparton.ucluster import bundle
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.train import Trainer, TrainingSummary, train
@@ -201,6 +201,11 @@ def test_two_horovod_workers_train_what_one_process_trains(
         limit = tolerance * max(np.abs(value).max(), 6 * training.learning_rate) + 1e-6
         np.testing.assert_allclose(two[name], value, rtol=0, atol=limit, err_msg=name)
     assert summaries[0].last["val_focal"] == pytest.approx(alone.last["val_focal"], rel=1e-4)
+
+
+def test_centroids_of_a_classifier_need_a_class_for_each_cluster(training_set: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model.n_clusters=3 classes, the set has 20; .*mass_peaks=3"):
+        run(training_set, tmp_path, TRAINING.model_copy(update={"centroids": "classifier"}))
 
 
 def test_checkpoint_of_other_settings_is_refused(training_set: str, tmp_path: Path) -> None:

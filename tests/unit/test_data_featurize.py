@@ -209,7 +209,10 @@ def test_twenty_classes_by_default() -> None:
         ({"mass_bin_edges": [0, 10, 10]}, "at least two rising edges"),
         ({"mass_bin_edges": [5]}, "at least two rising edges"),
         ({"mass_bin_edges": []}, "either mass_bin_edges .at least two. or mass_bins"),
-        ({"mass_bin_edges": [0, 10], "mass_bins": 5}, "either mass_bin_edges .at least two. or mass_bins"),
+        (
+            {"mass_bin_edges": [0, 10], "mass_bins": 5},
+            "either mass_bin_edges .at least two. or mass_bins",
+        ),
         ({"mass_bins": 1}, "mass_bins: .* greater than or equal to 2"),
         ({"mass": {"definition": "trimmed"}}, "mass.definition: .*'ungroomed' or 'soft_drop'"),
         ({"mass": {"symmetry_cut": 0.5}}, "mass.symmetry_cut: .* less than 0.5"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparton.errors import TrainingError
-from sparton.ucluster.clustering import balance_centroids, balanced_assignments, first_centroids
+from sparton.ucluster.clustering import balance_centroids, balanced_assignments, classifier_centroids, first_centroids
 
 CENTRES = np.array([[-6.0, 0.0], [0.0, 6.0], [6.0, 0.0]])
 
@@ -78,3 +78,30 @@ def test_neighbouring_clusters_do_not_merge_at_a_soft_temperature() -> None:
 def test_collapsed_embedding_is_named() -> None:
     with pytest.raises(TrainingError, match=r"found 2 distinct embeddings in 20 jets.*collapsed"):
         first_centroids(np.repeat([[0.0, 0.0], [1.0, 1.0]], 10, axis=0), 3, seed=0, alpha=1.0, balanced=True)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 4])
+def test_the_nearest_of_a_classifiers_centroids_is_its_choice(dimensions: int) -> None:
+    """Of unequally wide classes, where the means of k-means are elsewhere."""
+    rng = np.random.default_rng(dimensions)
+    points = np.zeros((4000, dimensions))
+    points[:, 0] = np.concatenate(
+        [rng.normal(-1.2, 0.05, 1000), rng.normal(-0.8, 0.05, 1000), rng.uniform(-0.7, 2, 2000)]
+    )
+    points[:, 1:] = rng.normal(size=(4000, dimensions - 1))
+    x = points[:, 0]
+    logits = np.stack([-30 * (x + 1), np.zeros(4000), 30 * (x + 0.75)], axis=1)
+    centroids = classifier_centroids(points.astype(np.float32), logits.astype(np.float32))
+    distances = ((points[:, None] - centroids) ** 2).sum(axis=2)
+    assert np.mean(distances.argmin(axis=1) == logits.argmax(axis=1)) > 0.995
+    kmeans = first_centroids(points.astype(np.float32), 3, seed=0, alpha=5.0, balanced=False)
+    distances = ((points[:, None] - kmeans) ** 2).sum(axis=2)
+    assert np.mean(distances.argmin(axis=1) == logits.argmax(axis=1)) < 0.9
+
+
+def test_a_classifiers_centroids_do_not_depend_on_the_order_of_its_classes() -> None:
+    points = np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)
+    logits = np.stack([3 * points[:, 0], -points[:, 1], points[:, 1] - points[:, 0]], axis=1)
+    found = classifier_centroids(points, logits)
+    np.testing.assert_allclose(classifier_centroids(points, logits[:, [2, 0, 1]]), found, atol=1e-3)
+    assert np.all(np.diff(found[:, 0]) >= 0)

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from sparton.config import Config
+from sparton.data.mass_peaks import MassPeaks
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA, require_columns
 from sparton.data.screening import REQUIRED, JetRows, jets_from_batch, screen
 from sparton.data.target import TargetMass, target_mass
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, mass_bins, ucluster_features
+from sparton.physics.jets import Jets
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -45,20 +47,30 @@ class FeatureSpec(Config):
     mass_bins
         Instead: number of classes of equal population, whose edges are found from the jets when a set is made; an
         extension keeps them. None takes ``mass_bin_edges``.
+    mass_peaks
+        Instead: number of classes that are the peaks of the mass spectrum, found from the jets when a set is made
+        (:mod:`sparton.data.mass_peaks`); an extension keeps them.
     mass
-        The mass that the target's bins are of.
+        The mass that the target's bins, or the peaks, are of.
+    further_masses
+        Masses that have a say in which peak a jet belongs to, beside ``mass``.
+    peaks
+        The peaks that were found; not to be given.
     """
 
     n_particles: int = Field(default=50, ge=1, le=4096)
     mass_bin_edges: tuple[float, ...] = DEFAULT_EDGES
     mass_bins: int | None = Field(default=None, ge=2, le=1000)
+    mass_peaks: int | None = Field(default=None, ge=2, le=100)
     mass: TargetMass = TargetMass()
+    further_masses: tuple[TargetMass, ...] = ()
+    peaks: MassPeaks | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _no_default_edges(cls, values: Any) -> Any:
         """Leave the edges open where their number alone is given."""
-        if isinstance(values, dict) and values.get("mass_bins") is not None:
+        if isinstance(values, dict) and any(values.get(name) is not None for name in ("mass_bins", "mass_peaks")):
             return {"mass_bin_edges": (), **values}
         return values
 
@@ -71,13 +83,32 @@ class FeatureSpec(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if bool(self.mass_bin_edges) == (self.mass_bins is not None):
-            raise ValueError("give either mass_bin_edges (at least two) or mass_bins")
+        if bool(self.mass_bin_edges) + (self.mass_bins is not None) + (self.mass_peaks is not None) != 1:
+            raise ValueError("give either mass_bin_edges (at least two) or mass_bins or mass_peaks")
+        if self.further_masses and self.mass_peaks is None and self.peaks is None:
+            raise ValueError("further_masses have a say in mass_peaks alone; leave them out")
+        if self.peaks is not None and self.mass_bin_edges != self.peaks.edges():
+            raise ValueError("peaks and mass_bin_edges disagree; leave peaks out and give mass_peaks")
         return self
 
     def with_edges(self, edges: tuple[float, ...]) -> FeatureSpec:
         """Return the spec with these edges in place of the number of bins."""
         return FeatureSpec(n_particles=self.n_particles, mass_bin_edges=edges, mass=self.mass)
+
+    def with_peaks(self, peaks: MassPeaks) -> FeatureSpec:
+        """Return the spec with these peaks, and the edges between them, in place of the number of peaks."""
+        return FeatureSpec(
+            n_particles=self.n_particles,
+            mass_bin_edges=peaks.edges(),
+            mass=self.mass,
+            further_masses=self.further_masses,
+            peaks=peaks,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether classes of the target are still to be found from the jets."""
+        return self.mass_bins is not None or self.mass_peaks is not None
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -110,10 +141,12 @@ def featurize(df: DataFrame, spec: FeatureSpec) -> DataFrame:
     DataError
         If a column is missing.
     UsageError
-        If the spec has the number of mass bins and not their edges.
+        If the spec has the number of mass bins or peaks and not the edges or peaks themselves.
     """
-    if spec.mass_bins is not None:
-        raise UsageError("mass_bins finds edges when a set is made; give mass_bin_edges, such as those of a manifest")
+    if spec.is_open:
+        raise UsageError(
+            "mass_bins and mass_peaks find classes when a set is made; give mass_bin_edges, such as those of a manifest"
+        )
     require_columns(df.columns, REQUIRED, "jets table")
     return df.select(*REQUIRED).mapInArrow(partial(_featurize_batches, spec=spec), TRAINING_SCHEMA)
 
@@ -126,11 +159,26 @@ def training_batch(rows: JetRows, spec: FeatureSpec) -> pa.RecordBatch:
         encode_features(features),
         pa.array(n_real),
         pa.array(rows.jets.n_constituents),
-        pa.array(mass_bins(target_mass(rows.jets, spec.mass), spec.mass_bin_edges)),
+        pa.array(target_classes(rows.jets, spec)),
         pa.array(rows.jets.jet_mass),
         rows.label,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRAINING_ARROW)
+
+
+def target_classes(jets: Jets, spec: FeatureSpec) -> NDArray[np.int32]:
+    """Return the target int32[n] of jets: the bin of their mass, or the peak that their masses speak for.
+
+    Raises
+    ------
+    SpartonError
+        If soft drop is asked for and FastJet is not installed.
+    """
+    mass = target_mass(jets, spec.mass)
+    if spec.peaks is None:
+        return mass_bins(mass, spec.mass_bin_edges)
+    further = [target_mass(jets, definition) for definition in spec.further_masses]
+    return spec.peaks.classify(np.stack([mass, *further], axis=1))
 
 
 def encode_features(features: NDArray[np.float32]) -> pa.Array:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config, validate
+from sparton.data.mass_peaks import MassPeaks
 from sparton.data.schema import TABLE_ARROW, TRAINING_ARROW
 from sparton.data.statistics import Moments
 from sparton.errors import ConfigError, DataError
@@ -193,11 +194,14 @@ class Manifest(SetManifest):
         those of real particles.
     mass_bin_edges
         Edges (GeV) of the target's bins; there are as many classes as edges, the last one is the overflow.
+    mass_peaks
+        Where the classes are peaks of the mass: these; the edges are where a single mass is between them.
     """
 
     kind: Literal["training-set"] = KIND
     n_particles: int
     mass_bin_edges: tuple[float, ...]
+    mass_peaks: MassPeaks | None = None
 
     @property
     def n_targets(self) -> int:

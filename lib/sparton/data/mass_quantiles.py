@@ -1,4 +1,4 @@
-"""Edges of mass bins that hold equally many jets, from a sample that does not hang on how the input is stored.
+"""Edges of mass bins that hold equally many jets, and masses of a sample that does not hang on how input is stored.
 
 The sample is the jets with the smallest hashes of ``jet_id`` among those that the set keeps. A light job finds the
 largest hash that is in it, so that no other jet's mass has to be computed.
@@ -74,17 +74,29 @@ def find_edges(jets: DataFrame, encoder: JetsEncoder, bins: int, sample: int = S
     DataError
         If edges coincide, or FastJet is missing on an executor.
     """
+    masses = sample_masses(jets, encoder, sample)
+    return quantile_edges(masses, bins) if len(masses) else ()
+
+
+def sample_masses(jets: DataFrame, encoder: JetsEncoder, sample: int = SAMPLE_JETS) -> NDArray[np.float32]:
+    """Return the target's mass (GeV), float32[n], of ``sample`` of the jets that are kept, or of all if fewer.
+
+    Raises
+    ------
+    DataError
+        If FastJet is missing on an executor.
+    """
     rows = jets.select(*encoder.columns)
-    with executor_errors("finding the edges of prepare.features.mass_bins"):
+    with executor_errors("sampling the masses that prepare.features makes the target from"):
         keys = rows.mapInArrow(partial(_smallest_keys, encoder=encoder, sample=sample), from_arrow_schema(KEY_ARROW))
         last = keys.distinct().orderBy("key").limit(sample).agg(F.max("key").alias("last")).collect()[0]["last"]
         if last is None:
-            return ()
+            return np.zeros(0, np.float32)
         compute = partial(_masses, encoder=encoder, last=last)
         found = rows.mapInArrow(compute, from_arrow_schema(MASS_ARROW)).collect()
     # Of jets with one id the set will hold one; the smallest mass stands for them, in whatever order they come.
     masses = dict(sorted(((row["key"], row["mass"]) for row in found), reverse=True))
-    return quantile_edges(np.array(list(masses.values()), np.float32), bins)
+    return np.array(list(masses.values()), np.float32)
 
 
 def _smallest_keys(batches: Iterable[pa.RecordBatch], encoder: JetsEncoder, sample: int) -> Iterator[pa.RecordBatch]:

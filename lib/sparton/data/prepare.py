@@ -15,7 +15,8 @@ from sparton.data.extension import require_same_settings
 from sparton.data.featurize import DEFAULT_EDGES, FeatureSpec
 from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.manifest import Manifest, SetManifest, SourceFile, read_manifest
-from sparton.data.mass_quantiles import find_edges
+from sparton.data.mass_peaks import find_peaks
+from sparton.data.mass_quantiles import find_edges, sample_masses
 from sparton.data.schema import require_columns
 from sparton.data.settings import PrepareSettings
 from sparton.data.writing import Target, write_rows
@@ -47,7 +48,7 @@ def write_training_set(
     spark
         The session that ``jets`` belongs to.
     jets
-        Jets table; it is read twice (once more where ids repeat, twice more to find edges of mass bins) and must give
+        Jets table; it is read twice (once more where ids repeat, twice more to find mass bins or peaks) and must give
         the same rows each time.
     settings
         What to keep and how to store it.
@@ -78,24 +79,33 @@ def write_training_set(
     require_columns(jets.columns, encoder.columns, encoder.kind)
     folder = storage.absolute(folder)
     previous = read_manifest(folder) if extend else None
-    features = _with_edges(jets, encoder, previous)
+    features = _resolved(jets, encoder, previous)
     encoder = JetsEncoder(settings.model_copy(update={"features": features}))
     target = Target(spark, encoder, settings, folder, previous)
     common = write_set(target, jets, "prepare", features.feature_names, inputs or {}, sources)
-    manifest = Manifest(n_particles=features.n_particles, mass_bin_edges=features.mass_bin_edges, **common)
+    edges, peaks = features.mass_bin_edges, features.peaks
+    manifest = Manifest(n_particles=features.n_particles, mass_bin_edges=edges, mass_peaks=peaks, **common)
     manifest.write(folder)
     return manifest
 
 
-def _with_edges(jets: DataFrame, encoder: JetsEncoder, previous: Manifest | None) -> FeatureSpec:
-    """Return what a training row holds, with the edges of the mass bins found if their number is given."""
+def _resolved(jets: DataFrame, encoder: JetsEncoder, previous: Manifest | None) -> FeatureSpec:
+    """Return what a training row holds, with the classes of the target found if their number is given."""
     features = encoder.settings.features
-    if features.mass_bins is None:
-        return features
-    if previous is not None:
-        return features.with_edges(previous.mass_bin_edges)
-    # Where no jet is kept there are no edges, and none are used: the first pass explains why nothing is left.
-    return features.with_edges(find_edges(jets, encoder, features.mass_bins) or DEFAULT_EDGES)
+    # Where no jet is kept nothing is found, and nothing is used: the first pass explains why nothing is left.
+    if features.mass_bins is not None:
+        edges = find_edges(jets, encoder, features.mass_bins) if previous is None else previous.mass_bin_edges
+        return features.with_edges(edges or DEFAULT_EDGES)
+    if features.mass_peaks is not None:
+        if previous is not None and previous.mass_peaks is not None:
+            return features.with_peaks(previous.mass_peaks)
+        masses = sample_masses(jets, encoder)
+        if not len(masses):
+            return features.with_edges(DEFAULT_EDGES)
+        peaks = find_peaks(masses, features.mass_peaks)
+        logger.info("peaks of the mass at %s GeV", ", ".join(f"{centre:.1f}" for centre in peaks.centres))
+        return features.with_peaks(peaks)
+    return features
 
 
 def write_set(

@@ -67,10 +67,11 @@ def train(
         from sparton.data.manifest import read_manifest
         from sparton.distributed.launch import launch
         from sparton.ucluster.bundle import read_description
-        from sparton.ucluster.start import check_fits
+        from sparton.ucluster.start import check_centroids, check_fits
         from sparton.ucluster.train import train as train_ucluster
 
         manifest = read_manifest(data)  # what is no training set is refused before workers start
+        check_centroids(settings.model, training, manifest)
         if training.start_from is not None:
             check_fits(read_description(training.start_from), training.start_from, settings.model, manifest)
         if force:

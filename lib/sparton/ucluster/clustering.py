@@ -1,4 +1,4 @@
-"""The first centroids: k-means on a sample of embeddings, then evened out, the same on any number of ranks."""
+"""The first centroids, by k-means or by the classifier, on a sample of embeddings: the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist, pdist
-from scipy.special import logsumexp, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.cluster import KMeans
 
 from sparton.errors import TrainingError
@@ -22,6 +22,9 @@ EVENNESS = 1e-9
 """Deviation of a cluster's share from 1 / K that is let stand."""
 
 DOUBLINGS = 8
+
+ANCHOR, FIRST_ALPHA, FIT_STEPS = 1e-4, 5.0, 500
+"""Weight of the classes' means in the fit of centroids to a classifier, its first inverse temperature, its steps."""
 
 
 def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, alpha: float, balanced: bool) -> Array:
@@ -55,6 +58,41 @@ def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, 
     centroids = KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=seed).fit(points).cluster_centers_
     if balanced:
         centroids = _separate(points, centroids, alpha)
+    return np.asarray(centroids[np.argsort(centroids[:, 0], kind="stable")], np.float64)
+
+
+def classifier_centroids(embedding: NDArray[np.float32], logits: NDArray[np.float32]) -> Array:
+    """Return centroids float64 [K, D] whose nearest one is the classifier's choice, ordered as those of k-means.
+
+    Soft assignments ``softmax_k(-alpha d_jk)`` are fitted to the classifier's probabilities by their cross entropy,
+    over centroids and alpha. Means of k-means cut off part of a class that is wider than its neighbour; these do not.
+
+    Parameters
+    ----------
+    embedding
+        Embeddings [n, D] of a sample.
+    logits
+        What the classifier says of them, [n, K].
+    """
+    points, target = np.asarray(embedding, np.float64), softmax(np.asarray(logits, np.float64), axis=1)
+    n = len(points)
+    shares = target / np.maximum(target.sum(axis=0), np.finfo(float).tiny)
+    means = shares.T @ points
+
+    def cost(values: Array) -> tuple[float, Array]:
+        centroids, alpha = values[:-1].reshape(means.shape), np.exp(values[-1])
+        distances = cdist(points, centroids, "sqeuclidean")
+        log_share = log_softmax(-alpha * distances, axis=1)
+        slope = -alpha * (np.exp(log_share) - target) / n
+        # Equal shifts of what all centroids stand for change no share; a little weight on the means settles them.
+        away = centroids - means
+        by_centroid = 2 * (slope.sum(axis=0)[:, None] * centroids - slope.T @ points) + 2 * ANCHOR * away
+        gradient = np.append(by_centroid.ravel(), (slope * distances).sum())
+        return float(-(target * log_share).sum() / n + ANCHOR * np.square(away).sum()), gradient
+
+    start = np.append(means.ravel(), np.log(FIRST_ALPHA))
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": FIT_STEPS}).x[:-1]
+    centroids = found.reshape(means.shape)
     return np.asarray(centroids[np.argsort(centroids[:, 0], kind="stable")], np.float64)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from sparton.ucluster.graph import (
+    Graph,
     Packing,
     angular_graph,
     feature_graph,
@@ -151,20 +152,32 @@ class UCluster(keras.Model):
 
     def particles(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> list[Tensor]:
         """Return what the two blocks make of the nodes, in parts [M, C_i]."""
-        spec, k = self.inputs_spec, self.settings.neighbours
-        eta, phi = spec.angles
-        kind = keras.backend.standardize_dtype(features.dtype)
-        mean, deviation = np.array(spec.feature_mean, kind), np.array(spec.feature_std, kind)
         particles = gather_nodes(features, packing)
-        nodes = (particles - mean) / deviation
-        graph = angular_graph(ops.stack([particles[:, eta], particles[:, phi]], axis=1), packing, k)
-        first, first_edges = self._block(0, nodes, nodes, graph, context)
-        graph = feature_graph(ops.stop_gradient(first[-1]), packing, k)
-        second, second_edges = self._block(1, nodes, first[-1], graph, context)
+        nodes = self.standardised(particles)
+        first, first_edges = self._block(0, nodes, nodes, self.first_graph(particles, packing), context)
+        second, second_edges = self._block(1, nodes, first[-1], self.second_graph(first[-1], packing), context)
         return [*first, *second, first_edges, second_edges]
 
+    def standardised(self, particles: Tensor) -> Tensor:
+        """Return the features [M, F] of particles shifted and scaled by their statistics."""
+        kind = keras.backend.standardize_dtype(particles.dtype)
+        mean, deviation = (
+            np.array(values, kind) for values in (self.inputs_spec.feature_mean, self.inputs_spec.feature_std)
+        )
+        return (particles - mean) / deviation
+
+    def first_graph(self, particles: Tensor, packing: Packing) -> Graph:
+        """Return the neighbours in (eta, phi) of particles with features [M, F], not standardised."""
+        eta, phi = self.inputs_spec.angles
+        angles = ops.stack([particles[:, eta], particles[:, phi]], axis=1)
+        return angular_graph(angles, packing, self.settings.neighbours)
+
+    def second_graph(self, points: Tensor, packing: Packing) -> Graph:
+        """Return the neighbours in the space of the first block's output [M, C]; no gradient flows through them."""
+        return feature_graph(ops.stop_gradient(points), packing, self.settings.neighbours)
+
     def _block(
-        self, index: int, nodes: Tensor, rows: Tensor, graph: Any, context: BatchContext | None
+        self, index: int, nodes: Tensor, rows: Tensor, graph: Graph, context: BatchContext | None
     ) -> tuple[list[Tensor], Tensor]:
         """Return the outputs of a block's layers and the largest edge encodings."""
         attended, edges = self.attention[index](rows, graph, context=context)

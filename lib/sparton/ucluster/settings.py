@@ -168,6 +168,10 @@ class TrainSettings(Config):
         Upper limit of it.
     halving_samples
         Jets, over all workers, after which the ``halving`` schedules take their next step.
+    centroids
+        Where the first centroids are. ``kmeans``: at the means of k-means, evened out if ``balance`` asks for it.
+        ``classifier``: where the nearest one is the class that the classifier chooses; for a target of as many classes
+        as clusters, such as ``mass_peaks``.
     centroid_rows
         Jets of the train split that the first centroids are found on; of fewer, all are used.
     seed
@@ -196,6 +200,7 @@ class TrainSettings(Config):
     momentum_schedule: Literal["mean", "halving"] = "mean"
     momentum_max: float = Field(default=0.99, ge=0, lt=1)
     halving_samples: int = Field(default=500_000, ge=1)
+    centroids: Literal["kmeans", "classifier"] = "kmeans"
     centroid_rows: int = Field(default=100_000, ge=1)
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)

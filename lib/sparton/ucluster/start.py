@@ -23,17 +23,34 @@ def first_network(model: ModelSettings, training: TrainSettings, manifest: Manif
     Raises
     ------
     ConfigError
-        If the bundle is of another network than the settings', or of other inputs than the set's.
+        If the bundle is of another network than the settings', or of other inputs than the set's, or the classes of
+        the target cannot be the clusters that they are to be.
     DataError
         If the bundle is damaged.
     """
     from sparton.ucluster.networks import create
 
+    check_centroids(model, training, manifest)
     if training.start_from is None:
         return create(model, InputSpec.of(manifest, model.standardises), training.seed)
     loaded = bundle.load(training.start_from)
     check_fits(loaded.description, training.start_from, model, manifest)
     return loaded.model
+
+
+def check_centroids(model: ModelSettings, training: TrainSettings, manifest: Manifest) -> None:
+    """Check that the first centroids can be found the way the settings say.
+
+    Raises
+    ------
+    ConfigError
+        If they are to follow a classifier of another number of classes.
+    """
+    if training.centroids == "classifier" and manifest.n_targets != model.n_clusters:
+        raise ConfigError(
+            f"train.centroids: classifier needs a target of model.n_clusters={model.n_clusters} classes, the set has "
+            f"{manifest.n_targets}; prepare it with prepare.features.mass_peaks={model.n_clusters}, or take kmeans"
+        )
 
 
 def check_fits(description: bundle.Description, folder: str, model: ModelSettings, manifest: Manifest) -> None:

@@ -25,10 +25,11 @@ from sparton.distributed import agreement, checkpoint
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
-from sparton.ucluster.clustering import first_centroids
+from sparton.ucluster.clustering import classifier_centroids, first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
+from sparton.ucluster.networks import Network
 from sparton.ucluster.schedule import schedule_at
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import first_network, identity
@@ -97,7 +98,7 @@ class Trainer:
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
         self.checkpoint_folder = checkpoint_folder
-        self.model = first_network(model, training, self.manifest)
+        self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
         self.rows: list[CurveRow] = []
@@ -134,10 +135,18 @@ class Trainer:
         if bad:
             raise DataError(f"{bad[0].detail}; restore the file or prepare the set again")
 
+    def network(self, model: ModelSettings) -> Network:
+        """Return the network that training begins with."""
+        return first_network(model, self.settings, self.manifest)
+
     def plan(self, epoch: int) -> EpochPlan:
         """Return who reads what in an epoch."""
         world, settings = self.connection.world, self.settings
         return plan_epoch(self.manifest.shard_rows(TRAIN), world.size, settings.batch_size, settings.seed, epoch)
+
+    def batches(self, plan: EpochPlan) -> tf.data.Dataset:
+        """Return this rank's batches of an epoch, with what a step reads."""
+        return batches(self.set_folder, self.manifest, TRAIN, plan, self.connection.world.rank, columns=COLUMNS)
 
     def schedule(self, epoch: int, step: int, steps: int) -> Schedule:
         """Return the schedule of step ``step`` of ``steps`` in an epoch."""
@@ -163,7 +172,7 @@ class Trainer:
 
     def _steps(self, epoch: int, plan: EpochPlan) -> Losses:
         """Run an epoch's steps and return the mean losses over its jets."""
-        data = batches(self.set_folder, self.manifest, TRAIN, plan, self.connection.world.rank, columns=COLUMNS)
+        data = self.batches(plan)
         sums, jets = np.zeros(4), 0.0
         with data_errors():
             for number, batch in enumerate(data):
@@ -190,20 +199,23 @@ class Trainer:
         if self.settings.keeps_centroids:
             self.monitor.observe(self.settings.alpha_start)
             return
-        embedding = self._sample_embedding()
+        embedding, logits = self._sample()
         found: list[list[float]] | None = None
         if self.connection.world.is_root:
-            settings = self.settings
-            found = first_centroids(
-                embedding, self.model.settings.n_clusters, settings.seed, settings.alpha_start, settings.balance > 0
-            ).tolist()
+            found = self._found_centroids(embedding, logits).tolist()
         centroids = self.connection.collectives.broadcast_object(found)
         self.model.centroids.assign(np.asarray(centroids, np.float32))
         self.monitor.observe(self.settings.alpha_start)
         self._agree()
 
-    def _sample_embedding(self) -> NDArray[np.float32]:
-        """Return the embeddings [n, D] of the first ``centroid_rows`` jets, rounded up to shards, in file order.
+    def _found_centroids(self, embedding: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        settings, n_clusters = self.settings, self.model.settings.n_clusters
+        if settings.centroids == "classifier":
+            return classifier_centroids(embedding, logits)
+        return first_centroids(embedding, n_clusters, settings.seed, settings.alpha_start, settings.balance > 0)
+
+    def _sample(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return embeddings [n, D] and logits of the first ``centroid_rows`` jets, rounded up to shards, in file order.
 
         Shards were shuffled when they were written, so the first ones are a random sample.
         """
@@ -214,10 +226,13 @@ class Trainer:
         world = self.connection.world
         plan = plan_epoch(part.shard_rows(TRAIN), world.size, self.settings.batch_size, 0, 0, shuffle=False)
         data = batches(self.set_folder, part, TRAIN, plan, world.rank, columns=COLUMNS[:2])
-        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]).embedding)
+        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]))
         with data_errors():
-            found = [run(batch).numpy() for batch in data]
-        return self.connection.collectives.allgather(np.concatenate(found)[: plan.row_count(world.rank)])
+            found = [[tensor.numpy() for tensor in run(batch)] for batch in data]
+        rows = plan.row_count(world.rank)
+        gather = self.connection.collectives.allgather
+        embedding, logits = (gather(np.concatenate(parts)[:rows]) for parts in zip(*found, strict=True))
+        return embedding, logits
 
     def _resume(self) -> int:
         """Take the state of the last checkpoint, or rank 0's fresh one; return the first epoch to run."""

@@ -1,0 +1,288 @@
+"""One training of the quality study, with an evaluation after each epoch that the training never sees.
+
+A run is a folder: ``epoch-NNN.json`` for each epoch, checkpoints while it trains, ``result.json`` when it is done. A
+run that was killed goes on from its last checkpoint; one that is done is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from sparton import storage
+from sparton.config import fingerprint
+from sparton.data.batches import batches
+from sparton.data.featurize import decode_features
+from sparton.data.manifest import Manifest, read_manifest
+from sparton.data.plan import EpochPlan
+from sparton.data.settings import TRAIN
+from sparton.distributed.world import Connection
+from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
+from sparton.ucluster.losses import squared_distances
+from sparton.ucluster.networks import Network, create
+from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
+from sparton.ucluster.train import COLUMNS, Trainer
+
+RESULT, RESULTS = "result.json", "epoch-*.json"
+TEST, VALIDATION = "test", "val"
+BATCH = 1024
+IDENTITY_CHARACTERS = 10
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained.
+
+    Attributes
+    ----------
+    name
+        Of the run, unique but for the seed.
+    text
+        What it shows, for the table.
+    group
+        Runs of a group have the same number of epochs and can be compared.
+    target
+        Name of the training set.
+    model, training
+        Settings; ``training.seed`` is the run's.
+    trainer
+        Trains it.
+    network
+        Network in place of the library's; None takes what the settings say.
+    """
+
+    name: str
+    text: str
+    group: str
+    target: str
+    model: ModelSettings
+    training: TrainSettings
+    trainer: type[StudyTrainer]
+    network: type[Any] | None = None
+
+    def identity(self, manifest: Manifest) -> str:
+        """Return what tells runs apart, of settings and data."""
+        what = [self.name, self.model.model_dump(mode="json"), self.training.model_dump(mode="json")]
+        return fingerprint([*what, manifest.model_dump(mode="json")])[:IDENTITY_CHARACTERS]
+
+
+@dataclass(frozen=True)
+class LabelledJets:
+    """Jets of a split: features float32 [n, P, F], particles int32 [n], class indexes int64 [n], masses (GeV) [n]."""
+
+    features: NDArray[np.float32]
+    n_particles: NDArray[np.int32]
+    label: NDArray[np.int64]
+    mass: NDArray[np.float32]
+    jet_id: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: str, split: str, with_features: bool = True) -> LabelledJets:
+        """Read a split of a training set, without its features on demand."""
+        manifest = read_manifest(folder)
+        names = ["jet_id", "label", "jet_mass", "n_particles", *(["features"] if with_features else [])]
+        paths = [storage.join(folder, shard.path) for shard in manifest.shards(split)]
+        table = pa.concat_tables([pq.ParquetFile(path).read(columns=names) for path in paths])
+        labels = table.column("label").to_pylist()
+        classes = order_classes(name for name in labels if name)
+        shape = manifest.feature_shape
+        features = (
+            np.concatenate([decode_features(part, *shape) for part in table.column("features").chunks])
+            if with_features
+            else np.zeros((0, *shape), np.float32)
+        )
+        return cls(
+            features,
+            table.column("n_particles").to_numpy().astype(np.int32),
+            encode_labels(labels, classes),
+            table.column("jet_mass").to_numpy(),
+            table.column("jet_id").to_numpy(),
+            classes,
+        )
+
+
+def home(item: Run, set_folder: str, folder: Path) -> Path:
+    """Return the folder of a run, which other settings or data would not share."""
+    return folder / f"{item.name}-seed{item.training.seed}-{item.identity(read_manifest(set_folder))}"
+
+
+def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
+    """Train if it is not done yet, and return the result."""
+    own = home(item, set_folder, folder)
+    done = own / RESULT
+    if done.exists():
+        return _read(done)
+    own.mkdir(parents=True, exist_ok=True)
+    trainer = item.trainer(item, set_folder, own, test)
+    trainer.run(str(own / "model"))
+    epochs = [_read(path) for path in sorted(own.glob(RESULTS))]
+    curve = {row.epoch: row.to_json() for row in trainer.rows}
+    epochs = [epoch | {"curve": curve[epoch["epoch"]]} for epoch in epochs]
+    result = {
+        "name": item.name,
+        "text": item.text,
+        "group": item.group,
+        "seed": item.training.seed,
+        "jets": {TRAIN: trainer.manifest.rows(TRAIN), TEST: len(test.label)},
+        "pretrain_epochs": item.training.pretrain_epochs,
+        "joint_epochs": item.training.joint_epochs,
+        "epochs": epochs,
+        "final": trainer.describe(trainer.final_clusters()),
+        "seconds": sum(row.seconds for row in trainer.rows),
+        "weights": int(sum(np.prod(variable.shape) for variable in trainer.model.trainable_variables)),
+    }
+    storage.remove(str(own / "checkpoints"))
+    storage.write_json(str(done), result)
+    return _read(done)
+
+
+def _read(path: Path) -> Result:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+class StudyTrainer(Trainer):
+    """A training in one process that looks at the test split after each epoch.
+
+    Parameters
+    ----------
+    item
+        What is trained.
+    set_folder, folder
+        The training set, and where the run's files go.
+    test
+        Jets to evaluate on.
+    """
+
+    def __init__(self, item: Run, set_folder: str, folder: Path, test: LabelledJets) -> None:
+        self.item = item
+        self.test = test
+        self.folder = folder
+        super().__init__(Connection.local(), set_folder, str(folder / "checkpoints"), item.model, item.training)
+        shape = (None, *self.test.features.shape[1:])
+        self._embed = tf.function(
+            lambda features, counts: self.model(features, counts),
+            input_signature=[tf.TensorSpec(shape, tf.float32), tf.TensorSpec((None,), tf.int32)],
+        )
+
+    def network(self, model: ModelSettings) -> Network:
+        """Return the network of the run."""
+        if self.item.network is None:
+            return super().network(model)
+        return self._built(self.item.network(model, self.inputs(), self.settings.seed))
+
+    def inputs(self) -> InputSpec:
+        """Return what the run's own network reads."""
+        return InputSpec.of(self.manifest)
+
+    @staticmethod
+    def _built(network: Any) -> Any:
+        network.build()
+        return network
+
+    def _save(self, epoch: int, step: int) -> None:
+        # Before the checkpoint: where that is there, so is the record.
+        joint = epoch >= self.settings.pretrain_epochs
+        record = {"epoch": epoch + 1, "joint": joint, **self.scores(self.clusters(placed=joint))}
+        storage.write_json(str(self.folder / f"epoch-{epoch + 1:03d}.json"), record)
+        logger.info("%s: test accuracy %.4f", self.item.name, record["accuracy"])
+        super()._save(epoch, step)
+
+    def clusters(self, placed: bool) -> NDArray[np.int64]:
+        """Return the cluster of each test jet; while no centroids are placed, by those that training would place."""
+        embedding, logits = self.predictions()
+        centroids = self.model.centroids.numpy()
+        if not placed:
+            centroids = self._found_centroids(embedding, logits).astype(np.float32)
+        return np.asarray(squared_distances(embedding, centroids)).argmin(axis=1)
+
+    def final_clusters(self) -> NDArray[np.int64]:
+        """Return the cluster of each test jet in the end."""
+        return self.clusters(placed=True)
+
+    def predictions(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return embeddings [n, D] and logits [n, classes] of the test jets, in inference mode."""
+        features, counts = self.test.features, self.test.n_particles
+        found = [
+            self._embed(features[start : start + BATCH], counts[start : start + BATCH])
+            for start in range(0, len(features), BATCH)
+        ]
+        return np.concatenate([part.embedding for part in found]), np.concatenate([part.logits for part in found])
+
+    def describe(self, clusters: NDArray[np.int64]) -> Result:
+        """Return all that labels say of clusters."""
+        found = self._metrics(clusters)
+        return {
+            "accuracy": found.accuracy,
+            "adjusted_rand_index": found.adjusted_rand_index,
+            "normalized_mutual_information": found.normalized_mutual_information,
+            "classes": found.classes,
+            "class_recall": found.class_recall,
+            "permutation": found.permutation,
+            "contingency": found.contingency,
+        }
+
+    def scores(self, clusters: NDArray[np.int64]) -> Result:
+        """Return the accuracy of clusters."""
+        return {"accuracy": self._metrics(clusters).accuracy}
+
+    def _metrics(self, clusters: NDArray[np.int64]) -> LabelMetrics:
+        classes = self.test.classes
+        table = contingency(clusters, self.test.label, self.model.settings.n_clusters, len(classes))
+        return describe_labels(table, classes)
+
+
+class Supervised(StudyTrainer):
+    """The ceiling: the network's classifier learns the labels, and its choices are what is evaluated."""
+
+    def __init__(self, item: Run, set_folder: str, folder: Path, test: LabelledJets) -> None:
+        train = LabelledJets.read(set_folder, TRAIN, with_features=False)
+        self._labels = train.label.astype(np.int32)[np.argsort(train.jet_id)]
+        self._ids = np.sort(train.jet_id)
+        super().__init__(item, set_folder, folder, test)
+
+    def network(self, model: ModelSettings) -> Network:
+        """Return the network with as many logits as there are classes."""
+        # The validation split has mass bins for targets, which this network knows nothing of.
+        splits = {name: shards for name, shards in self.manifest.splits.items() if name != VALIDATION}
+        self.manifest = self.manifest.model_copy(update={"splits": splits})
+        edges = tuple(float(index) for index in range(len(self.test.classes)))
+        inputs = InputSpec.of(self.manifest).model_copy(update={"mass_bin_edges": edges})
+        return create(model, inputs, self.settings.seed)
+
+    def batches(self, plan: EpochPlan) -> tf.data.Dataset:
+        """Return the batches with the class in place of the mass bin; padding has class 0 and weight 0."""
+        data = batches(self.set_folder, self.manifest, TRAIN, plan, 0, columns=(*COLUMNS, "jet_id"))
+        ids, labels = tf.constant(self._ids), tf.constant(self._labels)
+
+        def labelled(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            place = tf.minimum(tf.searchsorted(ids, batch["jet_id"]), len(self._ids) - 1)
+            return batch | {"target": tf.gather(labels, place)}
+
+        return data.map(labelled)
+
+    def clusters(self, placed: bool) -> NDArray[np.int64]:
+        """Return the class that the classifier chooses for each test jet."""
+        return self.predictions()[1].argmax(axis=1)
+
+
+class CentroidsEachEpoch(StudyTrainer):
+    """Centroids are sought anew before each joint epoch."""
+
+    def _epoch(self, epoch: int) -> None:
+        if epoch > self.settings.pretrain_epochs:
+            self._place_centroids()
+        super()._epoch(epoch)
