@@ -83,7 +83,7 @@ def test_a_single_step_agrees_to_float_precision(settings: ModelSettings) -> Non
 
 def test_agreement_draws_centroids_to_the_classes_and_ranks_agree_on_it() -> None:
     settings = SETTINGS.model_copy(update={"agreement": 1.0, "centroids": "classifier"})
-    schedule = Schedule(1e-2, 0.9, 2.0, 1e-9)
+    schedule = Schedule(3e-2, 0.9, 2.0, 1e-9)
 
     def rank(connection: Connection) -> tuple[list[np.ndarray], float, float]:
         size, number = connection.world.size, connection.world.rank
@@ -93,7 +93,7 @@ def test_agreement_draws_centroids_to_the_classes_and_ranks_agree_on_it() -> Non
         rows = slice(number * ROWS // size, (number + 1) * ROWS // size)
         same = batch(0, rows, ROWS)
         same["target"] = tf.minimum(same["target"], 2)
-        losses = [step(same, schedule) for _ in range(30)]
+        losses = [step(same, schedule) for _ in range(12)]
         assigned = [float(loss.total - loss.focal) for loss in losses]
         return [np.array(model.centroids)], assigned[0], assigned[-1]
 
