@@ -80,10 +80,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="runs of these names alone")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of the default recipe")
     parser.add_argument(
-        "--epochs", nargs=2, type=int, default=(6, 2), metavar=("PRE", "JOINT"), help="epochs of the ablations"
+        "--epochs", nargs=2, type=int, default=(5, 1), metavar=("PRE", "JOINT"), help="epochs of the ablations"
     )
     parser.add_argument(
-        "--published-epochs", nargs=2, type=int, default=(8, 12), metavar=("PRE", "JOINT"),
+        "--published-epochs", nargs=2, type=int, default=(6, 8), metavar=("PRE", "JOINT"),
         help="epochs of the published network",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="threads of TensorFlow's operations")

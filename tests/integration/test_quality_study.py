@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 JETS = 300
-TRAINING = TrainSettings(batch_size=64, pretrain_epochs=1, joint_epochs=1, centroids="classifier", balance=0)
+TRAINING = TrainSettings(
+    batch_size=64, pretrain_epochs=1, joint_epochs=1, centroids="classifier", balance=0, agreement=1
+)
 
 
 def item(name: str, trainer: type[StudyTrainer], **training: int) -> Run:
@@ -70,6 +72,12 @@ def test_study_runs_once_resumes_and_writes_its_page(
     assert [epoch["epoch"] for epoch in results[0]["epochs"]] == [1, 2]
     assert [epoch["joint"] for epoch in results[0]["epochs"]] == [False, True]
     assert results[0]["final"]["accuracy"] == results[0]["epochs"][-1]["accuracy"]
+
+    # Killed and continued it ends with the bits of a run that was not.
+    run(first, jets, tmp_path / "whole", test)
+    whole = bundle.load(str(home(first, jets, tmp_path / "whole") / "model")).model
+    for one, other in zip(whole.variables, bundle.load(str(own / "model")).model.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
 
     # The bundle that the run leaves says of the test jets what the study says.
     found = assign(bundle.load(str(own / "model")), test.features, test.n_particles)[2]

@@ -99,9 +99,8 @@ def test_the_nearest_of_a_classifiers_centroids_is_its_choice(dimensions: int) -
     assert np.mean(distances.argmin(axis=1) == logits.argmax(axis=1)) < 0.9
 
 
-def test_a_classifiers_centroids_do_not_depend_on_the_order_of_its_classes() -> None:
+def test_a_classifiers_centroids_come_in_the_order_of_its_classes() -> None:
     points = np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)
     logits = np.stack([3 * points[:, 0], -points[:, 1], points[:, 1] - points[:, 0]], axis=1)
     found = classifier_centroids(points, logits)
-    np.testing.assert_allclose(classifier_centroids(points, logits[:, [2, 0, 1]]), found, atol=1e-3)
-    assert np.all(np.diff(found[:, 0]) >= 0)
+    np.testing.assert_allclose(classifier_centroids(points, logits[:, [2, 0, 1]]), found[[2, 0, 1]], atol=1e-3)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparton.ucluster.backend import portable
 from sparton.ucluster.graph import (
     angular_distance,
     feature_distance,
@@ -32,6 +33,8 @@ def test_packing_is_undone_by_scattering(counts: list[int]) -> None:
     assert nodes.shape[0] == sum(counts)
     np.testing.assert_array_equal(scatter_nodes(nodes, packing), slots)
     np.testing.assert_allclose(pooled_sum(nodes, packing), slots.sum(axis=1), rtol=1e-5, atol=1e-6)
+    with portable():
+        np.testing.assert_allclose(pooled_sum(nodes, packing), slots.sum(axis=1), rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

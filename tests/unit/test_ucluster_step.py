@@ -81,6 +81,29 @@ def test_a_single_step_agrees_to_float_precision(settings: ModelSettings) -> Non
             np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
+def test_agreement_draws_centroids_to_the_classes_and_ranks_agree_on_it() -> None:
+    settings = SETTINGS.model_copy(update={"agreement": 1.0, "centroids": "classifier"})
+    schedule = Schedule(3e-2, 0.9, 2.0, 1e-9)
+
+    def rank(connection: Connection) -> tuple[list[np.ndarray], float, float]:
+        size, number = connection.world.size, connection.world.rank
+        model = network(seed=7)
+        model.centroids.assign([[-1.0, 0.0], [0.5, 1.0], [1.0, -1.0]])
+        step = TrainStep(connection, model, settings)
+        rows = slice(number * ROWS // size, (number + 1) * ROWS // size)
+        same = batch(0, rows, ROWS)
+        same["target"] = tf.minimum(same["target"], 2)
+        losses = [step(same, schedule) for _ in range(12)]
+        assigned = [float(loss.total - loss.focal) for loss in losses]
+        return [np.array(model.centroids)], assigned[0], assigned[-1]
+
+    (alone,) = simulate(1, rank)
+    assert alone[2] < 0.6 * alone[1]
+    for found in simulate(2, rank):
+        assert found[1] == pytest.approx(alone[1], rel=1e-5)
+        np.testing.assert_allclose(found[0], alone[0], atol=1e-2)
+
+
 def test_training_lowers_the_loss() -> None:
     model = network(seed=7)
     step = TrainStep(Connection.local(), model, SETTINGS)

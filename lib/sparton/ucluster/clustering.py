@@ -62,7 +62,7 @@ def first_centroids(embedding: NDArray[np.float32], n_clusters: int, seed: int, 
 
 
 def classifier_centroids(embedding: NDArray[np.float32], logits: NDArray[np.float32]) -> Array:
-    """Return centroids float64 [K, D] whose nearest one is the classifier's choice, ordered as those of k-means.
+    """Return centroids float64 [K, D] whose nearest one is the classifier's choice, in the order of its classes.
 
     Soft assignments ``softmax_k(-alpha d_jk)`` are fitted to the classifier's probabilities by their cross entropy,
     over centroids and alpha. Means of k-means cut off part of a class that is wider than its neighbour; these do not.
@@ -92,8 +92,7 @@ def classifier_centroids(embedding: NDArray[np.float32], logits: NDArray[np.floa
 
     start = np.append(means.ravel(), np.log(FIRST_ALPHA))
     found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": FIT_STEPS}).x[:-1]
-    centroids = found.reshape(means.shape)
-    return np.asarray(centroids[np.argsort(centroids[:, 0], kind="stable")], np.float64)
+    return np.asarray(found.reshape(means.shape), np.float64)
 
 
 def _separate(points: Array, centroids: Array, alpha: float) -> Array:

@@ -148,4 +148,8 @@ def nearest(distance: Tensor, packing: Packing, k: int) -> Graph:
 
 def pooled_sum(nodes: Tensor, packing: Packing) -> Tensor:
     """Return the sum [B, C] over each jet's nodes [M, C]."""
-    return ops.segment_sum(nodes, packing.jet, num_segments=packing.real.shape[0] or ops.shape(packing.real)[0])
+    jets = packing.real.shape[0] or ops.shape(packing.real)[0]
+    kernels = kernels_for(nodes)
+    if kernels is not None:
+        return kernels.segment_sum(nodes, packing.jet, jets)
+    return ops.segment_sum(nodes, packing.jet, num_segments=jets)

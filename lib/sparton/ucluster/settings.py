@@ -158,6 +158,10 @@ class TrainSettings(Config):
         Weight of the clustering loss in the joint phase.
     balance
         Weight of the divergence of the clusters' mean occupation from equal sizes; 0 leaves sizes free.
+    agreement
+        Weight of the cross entropy between the target and the assignments in the joint phase, where classes are
+        clusters (``centroids: classifier``); 0 leaves it out. It keeps the border between two centroids where the
+        classes part: the clustering loss alone draws centroids to the means of their clusters.
     alpha_start, alpha_end
         Inverse temperature of the assignments in the first and the last joint epoch, linear between. Each embedding
         dimension of the default network has unit variance, so both are in units of its spread.
@@ -195,6 +199,7 @@ class TrainSettings(Config):
     focal_scale: Positive = 10.0
     beta: NonNegative = 0.1
     balance: NonNegative = 1.0
+    agreement: NonNegative = 0.0
     alpha_start: Positive = 10.0
     alpha_end: Positive = 40.0
     momentum_schedule: Literal["mean", "halving"] = "mean"
@@ -209,6 +214,8 @@ class TrainSettings(Config):
     def _has_a_beginning(self) -> TrainSettings:
         if not self.epochs:
             raise ValueError("expected at least one epoch: pretrain_epochs and joint_epochs are both 0")
+        if self.agreement and self.centroids != "classifier":
+            raise ValueError("agreement needs centroids: classifier, with a class of the target for each cluster")
         if not self.pretrain_epochs and self.start_from is None:
             raise ValueError("pretrain_epochs 0 needs start_from, a bundle whose network is trained already")
         return self

@@ -76,7 +76,9 @@ class TrainStep:
         with tf.GradientTape() as tape:
             embedding, logits = self.model(batch["features"], batch["n_particles"], weight=weight, context=context)
             focal_rows = focal(logits, batch["target"], self._settings.focal_gamma, self._settings.focal_scale)
-            distances = squared_distances(embedding, self.model.centroids)
+            every_distance = squared_distances(embedding, self.model.centroids)
+            # No tensor has more than two uses: the gradients of three are added in an order that changes by trace.
+            distances = tf.identity(every_distance)
             assignments = soft_assignments(distances, alpha)
             focal_mean = tf.reduce_sum(weight * focal_rows) / jets
             clustering_mean = tf.reduce_sum(weight * clustering(distances, assignments)) / jets
@@ -84,6 +86,11 @@ class TrainStep:
             # Every rank computes the divergence of the whole batch, so each contributes its share of it.
             balance = occupation_divergence(occupation / jets) / self._connection.world.size
             loss = focal_mean + beta * (clustering_mean + self._settings.balance * balance)
+            if self._settings.agreement:
+                # Before the centroids are placed alpha is 0, and so is the weight of what refers to them.
+                rows = focal(-alpha * every_distance, batch["target"], 0.0, 1.0)
+                joint = tf.cast(alpha > 0, tf.float32)
+                loss += self._settings.agreement * joint * tf.reduce_sum(weight * rows) / jets
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, [raw(variable) for variable in variables])
         *summed, total, focal_mean, clustering_mean, balance = reduce(

@@ -199,6 +199,16 @@ def scaled_relu(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return operation(rows, scale, shift)
 
 
+def segment_sum(rows: Tensor, segment: Tensor, count: Tensor | int) -> Tensor:
+    """Return the sums [count, C] of rows [M, C] whose segments int32[M] rise, 0 for those without rows.
+
+    TensorFlow's operation for rising segments is three times as fast as that for any, which Keras takes.
+    """
+    found = tf.math.segment_sum(rows, segment)
+    padded = tf.pad(found, [[0, count - tf.shape(found)[0]], [0, 0]])
+    return tf.ensure_shape(padded, (count if isinstance(count, int) else None, rows.shape[1]))
+
+
 def _rows_of(offsets: Array) -> list[int]:
     """Return the limits of parts of the nodes that hold whole jets: an edge never leaves its part."""
     return [int(offsets[jet]) for jet in bounds(offsets.size - 1)]
