@@ -20,7 +20,7 @@ EPILOG = """\
 A stage reads a folder and publishes a folder; the same settings and input twice: the second run is skipped.
 Where --input and --output are not given, the stages find each other in the configuration's workspace.
 
-exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold
+exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold, 130 interrupted (Ctrl-C)
 
 example:
   sparton run --config conf/jets_demo.yaml
@@ -81,13 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sparton {options.command}: storage: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"sparton {options.command}: interrupted. What was published before stays; the same command goes on, "
-            "training from its last checkpoint",
-            file=sys.stderr,
-        )
+        print(f"sparton {options.command}: interrupted. {_way_on(options)}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _way_on(options: argparse.Namespace) -> str:
+    """Return what an interrupted command leaves and what the same one does next."""
+    ways = {
+        "run": "begins with the stage that was interrupted, training with its last checkpoint",
+        "train": "goes on from the last checkpoint",
+        "ingest": "goes on with the files that the table does not hold yet" if getattr(options, "watch", None) else "",
+    }
+    return f"What was published before stays; the same command {ways.get(options.command) or 'begins anew'}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -297,7 +303,13 @@ def _set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     pattern = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(pattern, datefmt="%H:%M:%S"))
+    logging.getLogger().addFilter(_is_news)
     package = logging.getLogger("sparton")
     package.handlers = [handler]
     package.propagate = False
     package.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out Py4J's report of a Ctrl-C with its traceback: the command's last line says it."""
+    return not str(record.msg).startswith("KeyboardInterrupt while sending command")
