@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparton import __version__
-from sparton.errors import RulesError, SpartonError
+from sparton.errors import RulesError, SpartonError, UsageError
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
@@ -231,19 +231,17 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
     from sparton.config import load_config
     from sparton.pipeline.settings import PipelineSettings
 
-    overrides = list(options.overrides)
-    for key, value in (
-        ("workspace", options.workspace),
-        ("spark.master", options.master),
-        ("launch.workers", options.workers),
-        ("watch.trigger", getattr(options, "trigger", None)),
-        ("ingest.format", getattr(options, "format", None)),
-        ("train.start_from", getattr(options, "from_bundle", None)),
-        (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
-    ):
-        if value is not None:
-            overrides.append(f"{key}={value}")
-    return load_config(PipelineSettings, options.config, overrides)
+    given = {
+        "workspace": ("--workspace", options.workspace),
+        "spark.master": ("--master", options.master),
+        "launch.workers": ("--workers", options.workers),
+        "watch.trigger": ("--trigger", getattr(options, "trigger", None)),
+        "ingest.format": ("--format", getattr(options, "format", None)),
+        "train.start_from": ("--from-bundle", getattr(options, "from_bundle", None)),
+        f"{_section(options)}.max_rejected": ("--max-rejected", getattr(options, "max_rejected", None)),
+    }
+    typed = {key: (option, value) for key, (option, value) in given.items() if value is not None}
+    return load_config(PipelineSettings, options.config, options.overrides, typed)
 
 
 def _section(options: argparse.Namespace) -> str:
@@ -257,6 +255,8 @@ def _run_one(options: argparse.Namespace) -> None:
 
     stage: Callable[..., StageResult] = getattr(pipeline, options.command.replace("-", "_"))
     folders = {key: getattr(options, key) for key in STAGE_ARGUMENTS if getattr(options, key, None)}
+    if getattr(options, "trigger", None) and not options.watch:
+        raise UsageError("--trigger says when to look with --watch; leave it out, or name a folder with --watch")
     if getattr(options, "watch", None):
         result = _watch(options)
     else:
@@ -265,7 +265,6 @@ def _run_one(options: argparse.Namespace) -> None:
 
 
 def _watch(options: argparse.Namespace) -> StageResult:
-    from sparton.errors import UsageError
     from sparton.pipeline import watch
 
     if options.append or options.force:

@@ -85,6 +85,15 @@ def test_wrong_options() -> None:
         parse_options("lhco", {"path": "x", "radios": "1"})
     with pytest.raises(ConfigError, match="on_bad"):
         parse_options("lhco", {"path": "x", "on_bad": "ignore"})
+    with pytest.raises(
+        ConfigError, match=r"unknown option 'xyzzy'; known: .*radius.*on_bad, labels, salt, task_bytes, paths"
+    ):
+        parse_options("lhco", {"path": "x", "xyzzy": "1"})
+    for paths in ("a,b", '"a"', "[1]", "[a"):
+        with pytest.raises(ConfigError, match="JSON"):
+            parse_options("lhco", {"paths": paths})
+    with pytest.raises(UsageError, match="format 'hls4' is unknown; did you mean 'hls4ml'"):
+        parse_options("hls4", {"path": "x"})
     with pytest.raises(UsageError, match="no path"):
         parse_options("lhco", {})
     source, settings, paths = parse_options("lhco", {"paths": '["a", "b"]', "radius": "0.8", "labels": '["signal"]'})
