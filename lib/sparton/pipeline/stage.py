@@ -245,4 +245,4 @@ def _kept_quarantine(call: StageCall, staging: str, run_folder: str) -> Iterator
             raise
         target = storage.join(run_folder, QUARANTINE)
         storage.copy_folder(found, target)
-        raise DataError(f"{error}. What was rejected is listed in {target} (sparton info shows the first)") from error
+        raise DataError(f"{error}. What was rejected is listed in its quarantine; see sparton info {target}") from error
