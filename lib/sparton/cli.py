@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparton import __version__
-from sparton.errors import RulesError, SpartonError
+from sparton.errors import RulesError, SpartonError, UsageError
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
@@ -20,7 +20,7 @@ EPILOG = """\
 A stage reads a folder and publishes a folder; the same settings and input twice: the second run is skipped.
 Where --input and --output are not given, the stages find each other in the configuration's workspace.
 
-exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold
+exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold, 130 interrupted (Ctrl-C)
 
 example:
   sparton run --config conf/jets_demo.yaml
@@ -82,13 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sparton {options.command}: storage: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"sparton {options.command}: interrupted. What was published before stays; the same command goes on, "
-            "training from its last checkpoint",
-            file=sys.stderr,
-        )
+        print(f"sparton {options.command}: interrupted. {_way_on(options)}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _way_on(options: argparse.Namespace) -> str:
+    """Return what an interrupted command leaves and what the same one does next."""
+    ways = {
+        "run": "begins with the stage that was interrupted, training with its last checkpoint",
+        "train": "goes on from the last checkpoint",
+        "ingest": "goes on with the files that the table does not hold yet" if getattr(options, "watch", None) else "",
+    }
+    return f"What was published before stays; the same command {ways.get(options.command) or 'begins anew'}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,19 +232,17 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
     from sparton.config import load_config
     from sparton.pipeline.settings import PipelineSettings
 
-    overrides = list(options.overrides)
-    for key, value in (
-        ("workspace", options.workspace),
-        ("spark.master", options.master),
-        ("launch.workers", options.workers),
-        ("watch.trigger", getattr(options, "trigger", None)),
-        ("ingest.format", getattr(options, "format", None)),
-        ("train.start_from", getattr(options, "from_bundle", None)),
-        (f"{_section(options)}.max_rejected", getattr(options, "max_rejected", None)),
-    ):
-        if value is not None:
-            overrides.append(f"{key}={value}")
-    return load_config(PipelineSettings, options.config, overrides)
+    given = {
+        "workspace": ("--workspace", options.workspace),
+        "spark.master": ("--master", options.master),
+        "launch.workers": ("--workers", options.workers),
+        "watch.trigger": ("--trigger", getattr(options, "trigger", None)),
+        "ingest.format": ("--format", getattr(options, "format", None)),
+        "train.start_from": ("--from-bundle", getattr(options, "from_bundle", None)),
+        f"{_section(options)}.max_rejected": ("--max-rejected", getattr(options, "max_rejected", None)),
+    }
+    typed = {key: (option, value) for key, (option, value) in given.items() if value is not None}
+    return load_config(PipelineSettings, options.config, options.overrides, typed)
 
 
 def _section(options: argparse.Namespace) -> str:
@@ -252,6 +256,8 @@ def _run_one(options: argparse.Namespace) -> None:
 
     stage: Callable[..., StageResult] = getattr(pipeline, options.command.replace("-", "_"))
     folders = {key: getattr(options, key) for key in STAGE_ARGUMENTS if getattr(options, key, None)}
+    if getattr(options, "trigger", None) and not options.watch:
+        raise UsageError("--trigger says when to look with --watch; leave it out, or name a folder with --watch")
     if getattr(options, "watch", None):
         result = _watch(options)
     else:
@@ -260,7 +266,6 @@ def _run_one(options: argparse.Namespace) -> None:
 
 
 def _watch(options: argparse.Namespace) -> StageResult:
-    from sparton.errors import UsageError
     from sparton.pipeline import watch
 
     if options.append or options.force:
@@ -298,7 +303,13 @@ def _set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     pattern = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(pattern, datefmt="%H:%M:%S"))
+    logging.getLogger().addFilter(_is_news)
     package = logging.getLogger("sparton")
     package.handlers = [handler]
     package.propagate = False
     package.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out Py4J's report of a Ctrl-C with its traceback: the command's last line says it."""
+    return not str(record.msg).startswith("KeyboardInterrupt while sending command")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,6 +41,7 @@ PLAINLY = {
     "model_type": "expected a section with keys",
     "too_short": "expected at least {min_length} entries",
     "string_type": "expected a text",
+    "literal_error": "expected {expected}",
 }
 """What pydantic's kinds of problems mean to who writes YAML."""
 
@@ -52,7 +54,12 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_config(cls: type[ConfigT], path: str | Path | None, overrides: Iterable[str] = ()) -> ConfigT:
+def load_config(
+    cls: type[ConfigT],
+    path: str | Path | None,
+    overrides: Iterable[str] = (),
+    options: Mapping[str, tuple[str, Any]] | None = None,
+) -> ConfigT:
     """Read a YAML file, apply ``section.key=value`` overrides and validate.
 
     Parameters
@@ -63,6 +70,8 @@ def load_config(cls: type[ConfigT], path: str | Path | None, overrides: Iterable
         The YAML file; None starts from the defaults alone.
     overrides
         Assignments such as ``train.batch_size=256``; the value is parsed as YAML.
+    options
+        Further assignments by key, which come last: how the user calls each, as ``--workers``, and its value.
 
     Raises
     ------
@@ -70,7 +79,9 @@ def load_config(cls: type[ConfigT], path: str | Path | None, overrides: Iterable
         If the file is missing, is not a YAML mapping, holds an unknown key or an invalid value.
     """
     values = {} if path is None else _read_yaml(Path(path))
-    assigned = {_assign(values, assignment): assignment for assignment in overrides}
+    assigned = {_assign(values, assignment): f"--set {assignment}" for assignment in overrides}
+    for key, (option, value) in (options or {}).items():
+        assigned[_assign(values, f"{key}={value}")] = f"{option} {value}"
     origin = "the defaults" if path is None else str(path)
     return validate(cls, values, origin, assigned)
 
@@ -80,7 +91,7 @@ def validate(
 ) -> ConfigT:
     """Build ``cls`` from plain values; every problem is named in one :class:`ConfigError`.
 
-    ``origin`` says where the values come from, ``assigned`` which overrides by key were put over them.
+    ``origin`` says where the values come from, ``assigned`` what the user typed to put others over them, by key.
     """
     try:
         return cls.model_validate(values)
@@ -93,7 +104,11 @@ def validate(
 def _origin(problem: Any, origin: str, assigned: Mapping[str, str]) -> str:
     """Return the override that a problem stems from, else where the other values come from."""
     key = ".".join(str(part) for part in problem["loc"])
-    return next((f"--set {text}" for name, text in assigned.items() if f"{key}.".startswith(f"{name}.")), origin)
+    unknown = problem["type"] == "extra_forbidden"  # then a section may be, whose keys alone were typed
+    for name, typed in assigned.items():
+        if f"{key}.".startswith(f"{name}.") or (unknown and name.startswith(f"{key}.")):
+            return typed
+    return origin
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -138,11 +153,20 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         section = _section(cls, location[:-1])
         known = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        hint = nearest(location[-1], known) or f"known keys: {', '.join(known)}"
         return f"unknown key {dotted!r}; {hint}"
     expected = PLAINLY.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return f"{dotted}: {expected.format(**problem.get('ctx', {}))}. Received: {_as_yaml(problem['input'])}"
+    message = f"{dotted}: {expected.format(**problem.get('ctx', {}))}. Received: {_as_yaml(problem['input'])}"
+    if problem["type"] != "literal_error":
+        return message
+    near = nearest(str(problem["input"]), re.findall("'([^']*)'", problem["ctx"]["expected"]))
+    return f"{message}; {near}" if near else message
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """Return the question whether the user meant the known name that is most like the one found; empty without any."""
+    near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.4)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _as_yaml(value: Any) -> str:
@@ -151,10 +175,16 @@ def _as_yaml(value: Any) -> str:
 
 
 def _section(cls: type[BaseModel], path: tuple[str, ...]) -> type[BaseModel] | None:
-    """Follow field names down to the model that holds them; None where the path leaves the models."""
-    model: type[BaseModel] | None = cls
+    """Follow names of fields and of entries down to the model there; None where the path leaves the models."""
+    found: Any = cls
     for name in path:
-        field = model.model_fields.get(name) if model else None
-        annotation = field.annotation if field else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    return model
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        else:
+            fields = found.model_fields if _is_model(found) else {}
+            found = fields[name].annotation if name in fields else None
+    return found if _is_model(found) else None
+
+
+def _is_model(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, BaseModel)

@@ -213,6 +213,8 @@ def test_an_extension_with_other_settings_is_refused(grown: Path, tmp_path: Path
     pq.write_table(jets_table(10, seed=9, first_id=5000), tmp_path / "new.parquet")
     with pytest.raises(UsageError, match=r"prepare.seed is 8, but .* was made with 0; an extension keeps"):
         pipeline.prepare(settings_in(grown, "prepare.seed=8"), input=str(tmp_path), append=True)
+    with pytest.raises(UsageError, match=r"prepare.seed is 8"):  # where nothing is new neither
+        pipeline.prepare(settings_in(grown, "prepare.seed=8"), append=True)
 
 
 def test_an_extension_is_a_function_of_the_set_and_the_files(spark: SparkSession, grown: Path, tmp_path: Path) -> None:

@@ -304,7 +304,8 @@ def test_nothing_left_is_explained(spark: SparkSession, stored: str, tmp_path: P
     settings = SETTINGS.model_copy(update={"labels": ("H",)})
     with pytest.raises(
         DataError,
-        match=f"none of {JETS} rows of the jets table is left .label {JETS}.; selected are labels .*H.*mass_window",
+        match=f"none of {JETS} rows of the jets table is left .label {JETS}; labels in it: .*W.*; "
+        "selected are labels .*H.*mass_window",
     ):
         write_training_set(spark, spark.read.parquet(stored), settings, str(tmp_path))
     empty = spark.read.parquet(stored).where("jet_id < 0")

@@ -72,7 +72,7 @@ def test_bad_jets_and_files_fail_unless_dropped(spark: SparkSession, folder: Pat
     layouts.write_hls4ml(path, *random_jets(20, seed=5))
     with h5py.File(path, "a") as file:
         file["jets"][7, 3] = np.nan
-    with pytest.raises(Exception, match=r"row 7 is rejected \(not_finite\)"):
+    with pytest.raises(Exception, match=r"row 7 is rejected \(not_finite: jet_mass is not finite\)"):
         read_jets(spark, str(path), "hls4ml").count()
     (tmp_path / "empty.h5").touch()
     with pytest.raises(DataError, match=r"empty\.h5: empty_file"):
@@ -85,6 +85,15 @@ def test_wrong_options() -> None:
         parse_options("lhco", {"path": "x", "radios": "1"})
     with pytest.raises(ConfigError, match="on_bad"):
         parse_options("lhco", {"path": "x", "on_bad": "ignore"})
+    with pytest.raises(
+        ConfigError, match=r"unknown option 'xyzzy'; known: .*radius.*on_bad, labels, salt, task_bytes, paths"
+    ):
+        parse_options("lhco", {"path": "x", "xyzzy": "1"})
+    for paths in ("a,b", '"a"', "[1]", "[a"):
+        with pytest.raises(ConfigError, match="JSON"):
+            parse_options("lhco", {"paths": paths})
+    with pytest.raises(UsageError, match="format 'hls4' is unknown; did you mean 'hls4ml'"):
+        parse_options("hls4", {"path": "x"})
     with pytest.raises(UsageError, match="no path"):
         parse_options("lhco", {})
     source, settings, paths = parse_options("lhco", {"paths": '["a", "b"]', "radius": "0.8", "labels": '["signal"]'})

@@ -125,7 +125,7 @@ def test_sets_of_both_kinds_are_tables_too(spark: SparkSession, tmp_path: Path) 
     assert failures(tmp_path / "w", tmp_path / "set", rules) == {("max", "features"): 7}
     plain = store(pa.table({"x": [1.5, None, 2.5], "y": [True, False, True]}), tmp_path / "plain")
     rules = {"columns": {"x": {"max_nulls": 0.1}, "y": {"min": 1}}}
-    assert failures(tmp_path / "p", plain, rules) == {("nulls", "x"): 1, ("min", "y"): 1}
+    assert failures(tmp_path / "p", plain, rules) == {("max_nulls", "x"): 1, ("min", "y"): 1}
 
 
 @pytest.mark.parametrize(("unique", "exchanges", "scans"), [(False, 1, 1), (True, 3, 2)])

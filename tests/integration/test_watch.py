@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,25 +147,36 @@ def test_missing_folder(spark: SparkSession, tmp_path: Path) -> None:
         watch(settings(tmp_path / "inbox"), str(tmp_path / "inbox"))
 
 
-def test_killed_query_goes_on_where_it_was(inbox: Path, files: list[Path]) -> None:
+def test_killed_query_goes_on_where_it_was_and_ends_at_ctrl_c(inbox: Path, files: list[Path]) -> None:
     work = inbox.parent / "work"
     command = [sys.executable, "-m", "sparton", "ingest", "--watch", str(inbox), "--workspace", str(work)]
     command += ["--format", "hls4ml", "--master", "local[1]", "--trigger", "0.5"]
     arrive(files[0], inbox)
-    with (inbox.parent / "log").open("w") as log:
-        query = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
-        try:
-            wait_for(lambda: (work / "jets" / "_ingest.json").exists(), query)
-            arrive(files[1], inbox)
-            wait_for(lambda: any(work.glob("jets.staging-*")) or len(ids(inbox)) > 40, query)
-        finally:
-            os.killpg(query.pid, signal.SIGKILL)
-            query.wait()
+    with running(command, inbox.parent / "first.log") as query:
+        wait_for(lambda: (work / "jets" / "_ingest.json").exists(), query)
+        arrive(files[1], inbox)
+        wait_for(lambda: any(work.glob("jets.staging-*")) or len(ids(inbox)) > 40, query)
     arrive(files[2], inbox)
-    run = subprocess.run([*command[:-2], "--trigger", "available-now"], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    with running(command, inbox.parent / "second.log") as query:
+        wait_for(lambda: len(ids(inbox)) == 123, query)
+        os.killpg(query.pid, signal.SIGINT)
+        assert query.wait(DEADLINE_S) == 130
+    said = (inbox.parent / "second.log").read_text()
+    assert "sparton ingest: interrupted. What was published before stays" in said.splitlines()[-1]
+    assert not re.search("Traceback|Exception|ERROR", said)
     expect(inbox, 123)
     assert not list(work.glob("jets.staging-*"))
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, which is killed in the end."""
+    with log.open("w") as stream, subprocess.Popen(command, stderr=stream, stdout=stream, process_group=0) as query:
+        try:
+            yield query
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(query.pid, signal.SIGKILL)
 
 
 def wait_for(condition: object, query: subprocess.Popen[bytes]) -> None:

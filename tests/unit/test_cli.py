@@ -40,7 +40,10 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
         assert "--set SECTION.KEY=VALUE" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["genrate"], ["train", "--workers", "two"], ["info"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["genrate"], ["train", "--workers", "two"], ["info"], ["ingest", "--input", "x", "--trigger", "5"]],
+)
 def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, error = outcome(arguments, capsys)
     assert status == 2
@@ -74,6 +77,33 @@ def test_missing_input_is_one_line_that_says_what_to_run(
     assert len(error.splitlines()) == 1
     assert error.startswith(f"sparton {stage}: no folder at {tmp_path}/w/")
     assert not (tmp_path / "w").exists()
+
+
+def test_a_file_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage.write_text(str(tmp_path / "a.parquet"), "x")
+    arguments = ["prepare", "--workspace", str(tmp_path / "w"), "--input", str(tmp_path / "a.parquet")]
+    status, error = outcome(arguments, capsys)
+    assert (status, "a file, expected a folder" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_on"),
+    [
+        (["train"], "goes on from the last checkpoint"),
+        (["ingest", "--input", "x"], "begins anew"),
+        (["ingest", "--watch", "x"], "goes on with the files that the table does not hold yet"),
+    ],
+)
+def test_ctrl_c_says_what_is_true_of_the_command(
+    arguments: list[str], way_on: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparton.cli._settings", interrupt)
+    status, error = outcome(arguments, capsys)
+    assert status == 130
+    assert error == (f"sparton {arguments[0]}: interrupted. What was published before stays; the same command {way_on}")
 
 
 def test_info_on_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

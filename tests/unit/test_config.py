@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,36 @@ def test_bad_override_is_named_as_such_in_plain_words(override: str, message: st
         load_config(PipelineSettings, None, [override])
     assert str(caught.value).startswith(f"--set {override}: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "option", "value", "message"),
+    [
+        ("ingest.format", "--format", "hls4m", "expected 'hls4ml', .*Received: hls4m; did you mean 'hls4ml'"),
+        ("ingest.max_rejected", "--max-rejected", 2.0, "less than or equal to 1. Received: 2.0"),
+        ("watch.trigger", "--trigger", "foo", "watch.trigger: expected available-now, or a number of seconds above 0"),
+        ("watch.trigger", "--trigger", "-1", "watch.trigger: expected available-now, or a number"),
+    ],
+)
+def test_an_option_is_named_as_it_was_typed(key: str, option: str, value: str | float, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(PipelineSettings, None, [], {key: (option, value)})
+    assert re.fullmatch(rf"{option} {value}: .*{message}.*", str(caught.value))
+    assert "; --" not in str(caught.value)
+
+
+def test_numbers_of_seconds_are_triggers() -> None:
+    assert load_config(PipelineSettings, None, ["watch.trigger=0.5"]).watch.trigger == 0.5
+    assert load_config(PipelineSettings, None, [], {"watch.trigger": ("--trigger", "60")}).watch.trigger == 60
+
+
+def test_unknown_section_of_an_override_is_named_with_it() -> None:
+    with pytest.raises(ConfigError, match=r"^--set ingst.salt=1: unknown key 'ingst'; did you mean 'ingest'"):
+        load_config(PipelineSettings, None, ["ingst.salt=1"])
+
+
+def test_unknown_key_of_an_entry_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'rules.columns.jet_pt.mn'; did you mean 'min'"):
+        load_config(PipelineSettings, None, ['rules.columns={"jet_pt":{"mn":0}}'])
+    with pytest.raises(ConfigError, match=r"known keys: min_fraction, classes"):
+        load_config(PipelineSettings, None, ['rules.balance={"label":{"xyzzy":0}}'])

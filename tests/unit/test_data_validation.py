@@ -86,10 +86,10 @@ def test_edges_of_few_distinct_values_are_distinct() -> None:
 def test_ranges_and_finite_values_count_rows() -> None:
     table = pa.table({"x": pa.array([1.0, math.nan, -2.0, None, math.inf, 7.0])})
     found = failed(table, columns={"x": {"min": 0, "max": 5, "finite": True, "max_nulls": 0.1}})
-    assert {key[0]: outcome.rows for key, outcome in found.items()} == {"min": 2, "max": 3, "finite": 2, "nulls": 1}
+    assert {key[0]: outcome.rows for key, outcome in found.items()} == {"min": 2, "max": 3, "finite": 2, "max_nulls": 1}
     assert found["min", "x"].found == "-2 to 7"
     assert found["min", "x"].expected == ">= 0"
-    assert found["nulls", "x"].found == "1 of 6"
+    assert found["max_nulls", "x"].found == "1 of 6"
 
 
 def test_limits_themselves_are_allowed() -> None:
@@ -105,7 +105,7 @@ def test_lists_and_tensors_count_a_row_once() -> None:
     found = failed(
         table.slice(0, 4), columns={"t": {"finite": True, "max": 20}, "l": {"min": 0, "finite": True, "max_nulls": 0}}
     )
-    expected = {("finite", "t"): 1, ("max", "t"): 2, ("min", "l"): 1, ("nulls", "l"): 1}
+    expected = {("finite", "t"): 1, ("max", "t"): 2, ("min", "l"): 1, ("max_nulls", "l"): 1}
     assert {key: outcome.rows for key, outcome in found.items()} == expected
 
 
@@ -165,7 +165,7 @@ def test_drift_is_found_against_a_reference() -> None:
 
 
 def test_too_few_rows() -> None:
-    assert failed(pa.table({"x": [1]}), min_rows=2, columns={"x": {"min": 0}})["rows", ""].found == "1"
+    assert failed(pa.table({"x": [1]}), min_rows=2, columns={"x": {"min": 0}})["min_rows", ""].found == "1"
 
 
 def test_impossible_rules_and_columns_are_refused() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sparton import storage
+from sparton.data.quarantine import rejected_rows
 from sparton.errors import DataError, UsageError
 from sparton.pipeline import PipelineSettings, info
-from sparton.pipeline.inspection import show
+from sparton.pipeline.inspection import SHOWN_ROWS, show
 from sparton.pipeline.stage import StageCall, run_stage
 
 
@@ -45,3 +48,14 @@ def test_workspace_and_file_are_no_folders_of_a_stage(tmp_path: Path) -> None:
     storage.write_text(str(tmp_path / "note"), "x")
     with pytest.raises(UsageError, match="a file, expected a folder"):
         info(str(tmp_path / "note"))
+
+
+def test_a_quarantine_shows_its_first_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reason, detail = np.full(30, "not_finite"), np.full(30, "px is not finite", object)
+    pq.write_table(
+        pa.Table.from_batches([rejected_rows("/data/a.h5", np.arange(30), reason, detail)]), tmp_path / "a.parquet"
+    )
+    found = info(str(tmp_path))
+    assert (found.kind, found.rows, len(found.rejected)) == ("quarantine", 30, SHOWN_ROWS)
+    show(found)
+    assert re.search("/data/a.h5.*19.*not_finite.*px is not finite", capsys.readouterr().out)

@@ -385,3 +385,20 @@ def opposite_pairs(n: int) -> Jets:
     py = jets.px * np.sin(turn) + jets.py * np.cos(turn)
     values = (jets.event_index, px.astype(np.float32), py.astype(np.float32), jets.pz, jets.energy, jets.pdg_id)
     return Jets.from_constituents(*values, jets.offsets)
+
+
+def test_rejected_jets_say_what_was_found() -> None:
+    jets, _ = random_jets(6, seed=3)
+    first = jets.offsets[:-1]
+    jets.py[first[1]], jets.jet_eta[2], jets.energy[first[3] + 1] = np.nan, np.inf, -2.5
+    label = pa.array(["W", "W", "W", "W", "x", None])
+    reason = np.array(["", "", "", "", "", "too_few_jets"], "U24")
+    block = JetBlock(np.arange(6), np.zeros(6, np.int64), jets, label, reason)
+    found = sort_out(block, Origin("a", "00", 7, False, "flat"), ("W",)).rejected.select(["reason", "detail"])
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        ("not_finite", "py is not finite"),
+        ("not_finite", "jet_eta is not finite"),
+        ("negative_energy", "energy -2.5"),
+        ("unknown_label", "label 'x'"),
+        ("too_few_jets", "the event has fewer jets than are kept of each"),
+    ]

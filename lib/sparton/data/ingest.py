@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from sparton.data.ingest_tasks import IngestJob, IngestTask, TaskResult, examine
 from sparton.data.quarantine import FOLDER, QUARANTINE_ARROW, enforce_limit, rejected_file
 from sparton.data.sink import ParquetSink
 from sparton.data.sources.block import Source
-from sparton.data.sources.registry import make_source
+from sparton.data.sources.registry import SOURCES, make_source
 from sparton.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -65,8 +66,20 @@ class IngestRecord(Config):
         """Return the paths of the files that were used, by SHA-256."""
         return {source.sha256: source.path for source in self.sources if not source.reason}
 
+    def unknown(self, files: Sequence[SourceFile]) -> list[SourceFile]:
+        """Return those of examined files that the table does not hold, without bad ones that were left out before."""
+        held, left_out = self.known(), {(source.path, source.sha256) for source in self.sources if source.reason}
+        others = [file for file in files if file.sha256 not in held]
+        return [file for file in others if not file.reason or (file.path, file.sha256) not in left_out]
 
-def write_jets(spark: SparkSession, paths: list[str], settings: IngestSettings, folder: str) -> IngestRecord:
+
+def write_jets(
+    spark: SparkSession,
+    paths: list[str],
+    settings: IngestSettings,
+    folder: str,
+    found: Sequence[SourceFile] | None = None,
+) -> IngestRecord:
     """Read files and write the jets table, its quarantine and its record to a folder.
 
     Parameters
@@ -79,6 +92,8 @@ def write_jets(spark: SparkSession, paths: list[str], settings: IngestSettings, 
         Format and limits.
     folder
         Where to write: empty, or a jets table that was ingested before; files whose content it holds are passed over.
+    found
+        The files as examined; None: they are examined here.
 
     Raises
     ------
@@ -91,9 +106,9 @@ def write_jets(spark: SparkSession, paths: list[str], settings: IngestSettings, 
     source = make_source(settings.format, getattr(settings, settings.format))
     previous = read_ingest_record(folder)
     if previous is not None:
-        _check_alike(previous, source, settings)
+        check_alike(previous, source, settings)
     known = previous.known() if previous else {}
-    found = examine_files(spark, source, paths)
+    found = examine_files(spark, source, paths) if found is None else found
     files = without_doubles([file for file in found if file.reason or file.sha256 not in known])
     check_identities(known | {file.sha256: file.path for file in files if not file.reason}, settings.salt)
     storage.make_dirs(storage.join(folder, FOLDER))
@@ -220,7 +235,14 @@ def _source_records(job: IngestJob, results: list[TaskResult]) -> list[SourceRec
     return records
 
 
-def _check_alike(previous: IngestRecord, source: Source, settings: IngestSettings) -> None:
+def check_alike(previous: IngestRecord, source: Source, settings: IngestSettings) -> None:
+    """Check that a table may hold jets of these settings beside those that it has.
+
+    Raises
+    ------
+    UsageError
+        Naming the first setting that differs.
+    """
     if previous.extra_columns != source.extra_columns:
         raise UsageError(
             f"--append: the table has the further columns {', '.join(previous.extra_columns) or 'none'}, "
@@ -284,8 +306,11 @@ def _check_limits(records: list[SourceRecord], settings: IngestSettings) -> None
             rejected[record.reason] += record.rows or 0
             total += record.rows or 0
     what = f"{len(records)} file(s) of format {settings.format}"
-    enforce_limit(+rejected, total, settings.max_rejected, f"{what}, jets")
-    enforce_limit(files, len(records), settings.max_rejected, f"{what}, whole files")
+    unit = "events and jets" if SOURCES[settings.format].several else "jets"
+    first = next((f"in {record.path}" for record in records if record.rejected or record.reason in files), "")
+    enforce_limit(+rejected, total, settings.max_rejected, what, unit, first)
+    bad = next((f"{record.path}: {record.detail}" for record in records if record.reason in files), "")
+    enforce_limit(files, len(records), settings.max_rejected, what, "files", bad)
 
 
 def _remove_leftovers(job: IngestJob, expected: set[str]) -> None:

@@ -37,18 +37,21 @@ def rejected_rows(
     file: str,
     row: NDArray[np.int64] | None,
     reason: NDArray[np.str_],
-    detail: str | None = None,
+    detail: NDArray[np.object_] | str | None = None,
     jet_id: NDArray[np.int64] | None = None,
     sha256: str | None = None,
 ) -> pa.RecordBatch:
-    """Return the quarantine's rows for rows [n] of one file, whose reasons are ``reason`` [n]."""
+    """Return the quarantine's rows for rows [n] of one file, whose reasons are ``reason`` [n].
+
+    ``detail`` is common to them or one for each.
+    """
     count = reason.size
     columns = [
         pa.repeat(pa.scalar(file), count),
         pa.nulls(count, pa.int64()) if row is None else pa.array(row, pa.int64()),
         pa.nulls(count, pa.int64()) if jet_id is None else pa.array(jet_id, pa.int64()),
         pa.array(reason.tolist(), pa.string()),
-        pa.repeat(pa.scalar(detail, pa.string()), count),
+        pa.array(detail if isinstance(detail, np.ndarray) else [detail] * count, pa.string()),
         pa.repeat(pa.scalar(sha256, pa.string()), count),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=QUARANTINE_ARROW)
@@ -59,7 +62,9 @@ def rejected_file(file: str, reason: str, detail: str, sha256: str | None = None
     return rejected_rows(file, None, np.array([reason]), detail, sha256=sha256)
 
 
-def enforce_limit(rejected: Mapping[str, int], total: int, max_rejected: float, what: str) -> None:
+def enforce_limit(
+    rejected: Mapping[str, int], total: int, max_rejected: float, what: str, unit: str = "rows", example: str = ""
+) -> None:
     """Check that no more than a fraction of the rows was rejected.
 
     Parameters
@@ -72,6 +77,10 @@ def enforce_limit(rejected: Mapping[str, int], total: int, max_rejected: float, 
         Largest fraction that is accepted.
     what
         What was read, for the message.
+    unit
+        What is counted.
+    example
+        One that was rejected, and why.
 
     Raises
     ------
@@ -82,7 +91,8 @@ def enforce_limit(rejected: Mapping[str, int], total: int, max_rejected: float, 
     if count <= max_rejected * total:
         return
     reasons = ", ".join(f"{name} {number}" for name, number in sorted(rejected.items(), key=lambda item: -item[1]))
+    first = f" The first is {example}." if example else ""
     raise DataError(
-        f"{what}: {count} of {total} rows rejected ({reasons}), over the limit of {max_rejected:g} of them; "
-        "nothing was published. Mend the input, or raise the limit with --max-rejected"
+        f"{what}: {count} of {total} {unit} rejected ({reasons}), over the limit of {max_rejected:g} of them; "
+        f"nothing was published.{first} Mend the input, or raise the limit with --max-rejected"
     )

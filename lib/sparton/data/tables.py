@@ -121,7 +121,7 @@ def project(rows: DataFrame, encoder: TableEncoder) -> DataFrame:
     given = {**encoder.scalars, **({ARRAY: encoder.array} if encoder.array else {})}
     if not encoder.array:
         given |= dict(zip(encoder.feature_columns, encoder.names, strict=True))
-    require_columns(types, given.values(), "table")
+    require_columns([name for name in types if name not in (FILE, ROW)], given.values(), "table")
     for key, name in given.items():
         _require_type(key, name, types[name])
     columns = [_column(name).cast(_stored_type(key)).alias(key) for key, name in given.items()]

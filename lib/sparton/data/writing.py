@@ -43,6 +43,7 @@ MAX_GROUP_BYTES = 128 << 20
 """Tensors that one task writes: enough to be worth a task, little to lose when it fails."""
 
 TASKS_PER_SLOT = 2
+SHOWN_LABELS = 20  # where none of those in the table was selected
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def write_rows(target: Target, df: DataFrame) -> Written:
         splits = {split: target.shards(split) for split in settings.splits}
         if not census.counts.kept:
             if target.previous is None:
-                raise _nothing_left(target, census.counts)
+                raise _nothing_left(target, census.counts, rows)
             return Written(splits, census.counts, merge_all([], encoder.n_features))
         return _write_shards(target, rows, census)
     finally:
@@ -111,10 +112,13 @@ def _census(target: Target, rows: DataFrame, known: int) -> Census:
     return Census(census.codes, census.rows, census.counts.plus(Counts(read=known, kept=0, rejected=repeated)))
 
 
-def _nothing_left(target: Target, counts: Counts) -> DataError:
+def _nothing_left(target: Target, counts: Counts, rows: DataFrame) -> DataError:
     causes = {**counts.rejected, **counts.excluded}
     found = ", ".join(f"{name} {number}" for name, number in causes.items()) or "the table is empty"
     selection = ", ".join(f"{name} {getattr(target.settings, name)}" for name in target.encoder.selection)
+    if getattr(target.settings, "labels", None) and counts.excluded.get("label"):
+        named = rows.select("label").where("label is not null").distinct().limit(SHOWN_LABELS).collect()
+        found += f"; labels in it: {', '.join(sorted(row['label'] for row in named)) or 'none'}"
     return DataError(
         f"none of {counts.read} rows of the {target.encoder.kind} is left ({found}); "
         + (f"selected are {selection}: widen the selection, or check the input" if selection else "check the input")

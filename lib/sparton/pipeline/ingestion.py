@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,10 @@ from typing import Any
 
 from sparton import publication, storage
 from sparton.config import Config
-from sparton.data.ingest import RECORD, IngestRecord, write_jets
+from sparton.data.executors import executor_errors
+from sparton.data.ingest import IngestRecord, check_alike, read_ingest_record, write_jets
+from sparton.data.ingest_plan import SourceFile
+from sparton.data.ingest_tasks import examine_files
 from sparton.data.sources.block import Source
 from sparton.data.sources.registry import make_source, source_paths
 from sparton.pipeline.progress import spark_progress
@@ -67,20 +71,32 @@ def ingest(
     DataError
         If more is rejected than ``ingest.max_rejected`` allows.
     """
+    started = time.perf_counter()
     name = settings.ingest.format
     source = make_source(name, getattr(settings.ingest, name))
     files = find_files([input] if isinstance(input, str) else list(input), source)
     target = settings.folder("jets", output)
     publication.recover(target)
-    extend = append and storage.exists(storage.join(target, RECORD))
+    previous = read_ingest_record(target) if append else None
+    extend = previous is not None
     sections = {"ingest": settings.ingest, "sources": files}
     call = StageCall("ingest", sections, {}, target, settings, force, extend)
+    paths = [file.path for file in files.files]
+    found: list[SourceFile] | None = None
+    if previous is not None:
+        call.check()
+        check_alike(previous, source, settings.ingest)
+        spark = spark_session(settings.spark, "sparton ingest")
+        with spark_progress(spark, "ingest: examining files"), executor_errors("ingest"):
+            found = examine_files(spark, source, paths)
+        if not force and not previous.unknown(found):
+            none = {"new files": f"none: {target} holds what can be used of {len(found)} file(s)"}
+            return StageResult("ingest", target, none | summarise(previous), True, time.perf_counter() - started)
 
     def body(staging: str) -> dict[str, Any]:
         spark = spark_session(settings.spark, "sparton ingest")
-        paths = [file.path for file in files.files]
         with spark_progress(spark, "ingest: reading jets"):
-            return summarise(write_jets(spark, paths, settings.ingest, staging))
+            return summarise(write_jets(spark, paths, settings.ingest, staging, found))
 
     return run_stage(call, body)
 

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from sparton import publication, storage
 from sparton.data.ingest import RECORD as INGEST_RECORD
 from sparton.data.ingest import read_ingest_record
+from sparton.data.quarantine import QUARANTINE_ARROW
 from sparton.errors import DataError, UsageError
 from sparton.pipeline.footers import Footer, footer_problems, read_footers
 from sparton.pipeline.generation import METADATA as GENERATED
@@ -32,6 +34,7 @@ KINDS = {
     "evaluate": "report",
 }
 SUMS = "SHA256SUMS"
+SHOWN_ROWS = 20  # of a quarantine
 LOG_WIDTH = 120  # characters, where there is no terminal to measure
 
 
@@ -55,6 +58,8 @@ class FolderInfo:
         True where checksums were compared, False where only names and sizes were.
     comparable
         False where nothing says what the folder should hold.
+    rejected
+        The first rows of a quarantine.
     """
 
     folder: str
@@ -67,6 +72,7 @@ class FolderInfo:
     problems: list[str] = field(default_factory=list)
     verified: bool = False
     comparable: bool = True
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
 def info(folder: str, *, verify: bool = False) -> FolderInfo:
@@ -92,6 +98,7 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
     if record is None and not parquet and SUMS not in files:
         raise UsageError(f"{folder}: neither published by a stage nor a Parquet table nor a bundle; name such a folder")
     rows: int | None = None
+    rejected: list[dict[str, Any]] = []
     columns: dict[str, str] = {}
     details: dict[str, Any] = {}
     problems: list[str] = []
@@ -108,6 +115,8 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         footers = read_footers(folder, parquet)
         rows, columns = sum(footer.rows for footer in footers), _columns(footers)
         problems += footer_problems(footers, _ingested_rows(folder, files))
+        if columns == _named(QUARANTINE_ARROW):
+            rejected = _first_rows(folder, parquet)
     if INGEST_RECORD in files:
         details |= _ingested(folder)
     if SUMS in files:
@@ -120,7 +129,7 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         details |= _generated(folder)
     return FolderInfo(
         folder=folder,
-        kind=_kind(record.stage if record else None, files),
+        kind="quarantine" if rejected else _kind(record.stage if record else None, files),
         files=len(files),
         bytes=sum(storage.size(storage.join(folder, path)) for path in files),
         rows=rows,
@@ -129,6 +138,7 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         problems=sorted(set(problems)),
         verified=verify,
         comparable=record is not None or bool({SUMS, INGEST_RECORD, storage.MANIFEST} & set(files)),
+        rejected=rejected,
     )
 
 
@@ -167,6 +177,30 @@ def _show_tables(found: FolderInfo) -> None:
         for name, kind in found.columns.items():
             columns.add_row(name, kind)
         console.print(columns)
+    if found.rejected:
+        _show_rejected(console, found.rejected)
+
+
+def _show_rejected(console: Console, rows: list[dict[str, Any]]) -> None:
+    shown = ("file", "row", "reason", "detail")
+    table = Table(title="first rows", title_justify="left")
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in shown))
+    console.print(table)
+
+
+def _first_rows(folder: str, files: list[str]) -> list[dict[str, Any]]:
+    """Return the first rows of a quarantine, as many as a person reads."""
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        with storage.open_file(storage.join(folder, path)) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=SHOWN_ROWS):
+                rows += batch.to_pylist()
+                if len(rows) >= SHOWN_ROWS:
+                    return rows[:SHOWN_ROWS]
+    return rows
 
 
 def _compared(found: FolderInfo) -> str:

@@ -94,6 +94,7 @@ def _sources(spark: SparkSession, folder: str) -> list[Source]:
 
 
 def _new_sources(settings: PipelineSettings, kind: Kind, folder: str, target: str) -> list[Source]:
+    from sparton.data.extension import require_same_settings
     from sparton.data.manifest import KIND, TABLE_KIND, read_set
 
     manifest = read_set(target)
@@ -102,6 +103,8 @@ def _new_sources(settings: PipelineSettings, kind: Kind, folder: str, target: st
         raise UsageError(f"{target}: it is a {manifest.kind}, expected a {expected}; see --kind")
     if not manifest.sources:
         raise UsageError(f"{target}: it does not say which files it was made from; prepare it again without --append")
+    chosen, section = (settings.prepare, "prepare") if kind == "jets" else (settings.table, "table")
+    require_same_settings(chosen, manifest, section, target)  # also where nothing is new
     held = {source.sha256 for source in manifest.sources}
     spark = spark_session(settings.spark, "sparton prepare")
     return [source for source in _sources(spark, folder) if source.file.sha256 not in held]

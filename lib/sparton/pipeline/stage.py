@@ -162,6 +162,8 @@ def _check_inputs(call: StageCall) -> None:
     for role, path in call.inputs.items():
         publication.require_whole(path)
         if not storage.is_folder(path):
+            if storage.exists(path):
+                raise UsageError(f"{path}: a file, expected a folder for the {role}; name the folder that holds it")
             raise UsageError(
                 f"no folder at {path} for the {role}; run the stage that makes it first, "
                 "or name another one (--input; see --help)"
@@ -243,4 +245,4 @@ def _kept_quarantine(call: StageCall, staging: str, run_folder: str) -> Iterator
             raise
         target = storage.join(run_folder, QUARANTINE)
         storage.copy_folder(found, target)
-        raise DataError(f"{error}. What was rejected is listed in {target}") from error
+        raise DataError(f"{error}. What was rejected is listed in its quarantine; see sparton info {target}") from error

@@ -7,10 +7,14 @@ micro-batch that Spark repeats after a crash finds its files there and adds noth
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sparton import publication, storage
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
 
 LISTING = "path string, modificationTime timestamp, length long, content binary"
-"""Schema of Spark's source for whole files; ``content`` is never read."""
+"""Schema of Spark's source for whole files. The stream takes ``path`` alone, so that ``content`` is never read."""
 
 POLL_S = 1  # how often an interrupt is noticed
 
@@ -47,6 +51,11 @@ class _Batches:
 
     results: list[StageResult] = field(default_factory=list)
     error: Exception | None = None
+    ending: bool = False
+
+
+class _EndingError(Exception):
+    """A micro-batch that would begin when the query is about to end; a later query gets its files."""
 
 
 def watch(
@@ -76,6 +85,8 @@ def watch(
     ------
     UsageError
         If there is no such folder.
+    KeyboardInterrupt
+        After Ctrl-C, when the micro-batch that is under way has ended; a second one ends the process at once.
     DataError
         If more of a micro-batch is rejected than ``ingest.max_rejected`` allows. What was published before stays; a
         later call goes on with the micro-batch that failed, or without the files of it that were removed meanwhile.
@@ -89,9 +100,12 @@ def watch(
     batches = _Batches()
     checkpoint = _checkpoint(settings, storage.absolute(folder), target)
     writer = _arrivals(spark, settings, folder).writeStream.option("checkpointLocation", storage.spark_url(checkpoint))
-    query = _trigger(writer.foreachBatch(_appender(settings, target, batches)), settings.watch.trigger).start()
-    logger.info("ingest: watching %s, output %s", folder, target)
-    _wait(query, batches, stop)
+    with _interrupts() as pressed:
+        query = _trigger(writer.foreachBatch(_appender(settings, target, batches)), settings.watch.trigger).start()
+        logger.info("ingest: watching %s, output %s", folder, target)
+        _wait(query, batches, lambda: pressed.is_set() or stop())
+        if pressed.is_set():
+            raise KeyboardInterrupt
     return StageResult("ingest", target, _summary(target, batches), False, time.perf_counter() - started)
 
 
@@ -114,6 +128,7 @@ def _arrivals(spark: SparkSession, settings: PipelineSettings, folder: str) -> D
         .option("maxFilesPerTrigger", settings.watch.files_per_batch)
         .option("maxFileAge", ANY_AGE)
         .load(storage.spark_url(folder))
+        .select("path")
     )
 
 
@@ -125,12 +140,11 @@ def _trigger(writer: DataStreamWriter, trigger: str | float) -> DataStreamWriter
 
 def _appender(settings: PipelineSettings, target: str, batches: _Batches) -> Callable[[DataFrame, int], None]:
     def append(listing: DataFrame, number: int) -> None:
-        found = sorted(storage.absolute(row["path"]) for row in listing.select("path").collect())
-        paths = [path for path in found if storage.exists(path)]
-        for path in set(found) - set(paths):
-            logger.warning("%s: arrived, but was removed before it could be read", path)
-        logger.info("ingest: batch %d, %d file(s)", number, len(paths))
         try:
+            if batches.ending:
+                raise _EndingError
+            paths = _paths(listing)
+            logger.info("ingest: batch %d, %d file(s)", number, len(paths))
             if paths:
                 batches.results.append(ingest(settings, input=paths, output=target, append=True))
         except Exception as error:
@@ -140,16 +154,52 @@ def _appender(settings: PipelineSettings, target: str, batches: _Batches) -> Cal
     return append
 
 
+def _paths(listing: DataFrame) -> list[str]:
+    """Return the files of a micro-batch that are there."""
+    found = sorted(storage.absolute(row["path"]) for row in listing.collect())
+    if not found:
+        logger.warning("ingest: what arrived is empty (0 bytes) or gone, and was passed over")
+    paths = [path for path in found if storage.exists(path)]
+    for path in set(found) - set(paths):
+        logger.warning("%s: arrived, but was removed before it could be read", path)
+    return paths
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Yield what Ctrl-C sets; a second one ends the process, as if it were killed.
+
+    PySpark's own handler cancels all jobs: the micro-batch that is under way would fail, as if for a reason of its own.
+    """
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _wait(query: StreamingQuery, batches: _Batches, stop: Callable[[], bool]) -> None:
-    """Wait for the query's end; an interrupt or ``stop`` ends it after the micro-batch that is under way."""
+    """Wait for the query's end; ``stop`` ends it after the micro-batch that is under way."""
     try:
         while not query.awaitTermination(POLL_S) and not stop():
             pass
-        _finish(query)
-    except KeyboardInterrupt:
-        logger.info("ingest: interrupted, ending after this batch")
+        batches.ending = True
+        if query.isActive:
+            logger.info("ingest: ending after this batch (Ctrl-C again: at once)")
         _finish(query)
     except Exception as error:
+        if isinstance(batches.error, _EndingError):
+            return
         if batches.error is None:
             raise SpartonError(f"the query failed: {' '.join(str(error).split())}") from error
         raise batches.error from error

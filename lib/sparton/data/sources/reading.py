@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from sparton.config import Config, validate
+from sparton.config import Config, nearest, validate
 from sparton.data.ingest_plan import (
     Part,
     SourceFile,
@@ -82,13 +82,23 @@ def parse_options(name: str, options: Mapping[str, str]) -> tuple[Source, ReadSe
     Raises
     ------
     UsageError
-        If an option is unknown or wrong, or no path is given.
+        If the format or an option is unknown, an option is wrong, or no path is given.
     """
+    if name not in OPTIONS:
+        hint = nearest(name, OPTIONS) or f"known: {', '.join(OPTIONS)}"
+        raise UsageError(f"format {name!r} is unknown; {hint}")
     values = {key: _parse(value) for key, value in options.items() if key not in ("path", "paths")}
     common = {key: values.pop(key) for key in list(values) if key in ReadSettings.model_fields}
+    known = [*OPTIONS[name].model_fields, *ReadSettings.model_fields, "paths"]
+    for key in [*values, *common]:
+        if key not in known:
+            hint = nearest(key, known) or f"known: {', '.join(known)}"
+            raise ConfigError(f"format {name}: unknown option {key!r}; {hint}")
     source = make_source(name, validate(OPTIONS[name], values, f"format {name}"))
     settings = validate(ReadSettings, common, f"format {name}")
-    paths = json.loads(options["paths"]) if "paths" in options else [options["path"]] if options.get("path") else []
+    paths = _parse(options["paths"]) if "paths" in options else [options["path"]] if options.get("path") else []
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ConfigError(f"format {name}: option paths is {options['paths']!r}, expected a JSON list of texts")
     if not paths:
         raise UsageError(f"format {name}: no path; give one to load()")
     return source, settings, paths
@@ -146,8 +156,9 @@ def read_task(plan: ReadPlan, parts: Sequence[Part]) -> Iterator[pa.RecordBatch]
 def _require_good(found: Sorted) -> None:
     if found.rejected.num_rows:
         first = found.rejected.slice(0, 1).to_pylist()[0]
+        why = ": ".join(filter(None, (first["reason"], first["detail"])))
         raise DataError(
-            f"{first['file']}: row {first['row']} is rejected ({first['reason']}); "
+            f"{first['file']}: row {first['row']} is rejected ({why}); "
             "option on_bad=drop leaves such jets out, sparton ingest lists them"
         )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparton.data.quarantine import rejected_rows
 from sparton.data.schema import JETS_ARROW
-from sparton.data.screening import JetRows, examine, repair
+from sparton.data.screening import JET_VALUES, MOMENTA, JetRows, examine, repair
 from sparton.data.sources.block import JetBlock
 from sparton.data.sources.identity import PLACE_BITS, identifiers
 from sparton.physics import kinematics
@@ -20,6 +20,19 @@ from sparton.physics.jets import Jets
 
 REPAIRS = ("reordered_jets", "wrapped_phi", "dropped_constituents")
 """What is mended and counted: order of constituents, angles of jets, constituents without transverse momentum."""
+
+
+DETAILS = {
+    "null": "a required value is null",
+    "unequal_lengths": "the lists of constituents differ in length",
+    "not_finite": "NaN or infinity",
+    "negative_energy": "a value below 0",
+    "no_constituents": "no constituent has transverse momentum",
+    "unknown_label": "more than one label, or none of those known",
+    "too_few_jets": "the event has fewer jets than are kept of each",
+    "too_many_jets": f"a row has more than {1 << PLACE_BITS} jets",
+}
+"""What is said of a rejected row where no value of it says more."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +98,11 @@ def sort_out(block: JetBlock, origin: Origin, labels: tuple[str, ...] | None) ->
     )
     extras = {name: values[chosen] for name, values in block.extras.items()}
     bad = np.flatnonzero(~good)
+    detail = _details(jets.take(bad), block.label.take(pa.array(bad)), reason[bad])
     return Sorted(
         _batch(rows, extras, _source(block, origin, chosen)),
         block.row[chosen],
-        rejected_rows(origin.file, block.row[bad], reason[bad], None, jet_id[bad], origin.sha256),
+        rejected_rows(origin.file, block.row[bad], reason[bad], detail, jet_id[bad], origin.sha256),
         Counter(reason[bad].tolist()),
         +repairs,
     )
@@ -102,6 +116,26 @@ def _reasons(block: JetBlock, jets: Jets, labels: tuple[str, ...] | None) -> NDA
         found = np.where((found == "") & ~known.to_numpy(zero_copy_only=False), "unknown_label", found)
     found = np.where((found == "") & (block.place >= 1 << PLACE_BITS), "too_many_jets", found)
     return np.where(block.reason == "", found, block.reason)
+
+
+def _details(jets: Jets, label: pa.Array, reason: NDArray[np.str_]) -> NDArray[np.object_]:
+    """Return what was found in rejected jets: the first column that is not finite, the energy, the label."""
+    detail = np.full(reason.size, None, object)
+    for name, text in DETAILS.items():
+        detail[reason == name] = text
+    owner = kinematics.owners(jets.offsets)
+    for name in reversed((*JET_VALUES, *MOMENTA)):
+        bad = ~np.isfinite(getattr(jets, name))
+        if name in MOMENTA:
+            bad = np.isin(np.arange(reason.size), owner[bad])
+        detail[(reason == "not_finite") & bad] = f"{name} is not finite"
+    lowest = np.zeros(reason.size, np.float32)
+    np.minimum.at(lowest, owner, np.where(jets.energy < 0, jets.energy, 0))
+    below = (reason == "negative_energy") & (lowest < 0)
+    detail[below] = np.char.mod("energy %.6g", lowest[below])
+    unknown = (reason == "unknown_label") & label.is_valid().to_numpy(zero_copy_only=False)
+    detail[unknown] = [f"label {text!r}" for text in label.filter(pa.array(unknown)).to_pylist()]
+    return detail
 
 
 def _wrap(jets: Jets) -> tuple[Jets, NDArray[np.bool_]]:
@@ -145,7 +179,8 @@ def exclude(found: Sorted, places: NDArray[np.int64], origin: Origin) -> Sorted:
     kept[places] = False
     reason = np.full(places.size, "duplicate_jet_id")
     jet_id = found.good.column("jet_id").to_numpy()
-    doubles = rejected_rows(origin.file, found.row[places], reason, None, jet_id[places], origin.sha256)
+    detail = "jet_id of another jet, which is kept"
+    doubles = rejected_rows(origin.file, found.row[places], reason, detail, jet_id[places], origin.sha256)
     rejected = pa.Table.from_batches([found.rejected, doubles]).combine_chunks().to_batches()[0]
     reasons = found.reasons + Counter(duplicate_jet_id=places.size)
     return Sorted(found.good.filter(pa.array(kept)), found.row[kept], rejected, reasons, found.repairs)

@@ -34,7 +34,7 @@ def evaluate(profile: Profile, rules: RulesSettings, reference: Reference | None
     rows = profile.count("rows")
     expected = f">= {rules.min_rows}"
     enough = rows >= rules.min_rows
-    outcomes = [Outcome(rule="rows", column="", holds=enough, found=str(rows), expected=expected, rows=rows)]
+    outcomes = [Outcome(rule="min_rows", column="", holds=enough, found=str(rows), expected=expected, rows=rows)]
     for name, column in rules.columns.items():
         outcomes += _column(profile, name, column)
     for name, balance in rules.balance.items():
@@ -62,7 +62,8 @@ def _column(profile: Profile, name: str, rules: ColumnRules) -> Iterator[Outcome
     if rules.max_nulls is not None:
         nulls = profile.count("null", name)
         holds, expected = nulls <= rules.max_nulls * rows, f"<= {rules.max_nulls:g} of the rows"
-        yield Outcome(rule="nulls", column=name, holds=holds, found=f"{nulls} of {rows}", expected=expected, rows=nulls)
+        found = f"{nulls} of {rows}"
+        yield Outcome(rule="max_nulls", column=name, holds=holds, found=found, expected=expected, rows=nulls)
     if rules.unique:
         bad = profile.count("repeated", name)
         yield _counted(profile, "repeated", name, "unique", f"{bad} repeated rows", "each value once")
