@@ -84,8 +84,8 @@ class Run:
 class LabelledJets:
     """Jets of a split, with the names of their classes.
 
-    Features float32 [n, P, F], particles int32 [n], class indexes int64 [n], masses (GeV) float32 [n], ids int64 [n] and
-    targets of pre-training int64 [n].
+    Features float32 [n, P, F], particles int32 [n], class indexes int64 [n], masses (GeV) float32 [n], ids int64 [n],
+    and targets of pre-training int64 [n].
     """
 
     features: NDArray[np.float32]
