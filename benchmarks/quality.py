@@ -14,9 +14,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from parts.recipes import PEAKS, runs, settings, targets
-from parts.study import RESULT, TEST, LabelledJets, Result, Run, home, run
+from parts.recipes import PEAK_TARGETS, PEAKS, runs, settings, targets
+from parts.study import RESULT, TEST, LabelledJets, Result, Run, home, run, target_agreement
 from parts.study_pages import write_pages
+from sparton import storage
 from sparton.data.settings import TRAIN
 from sparton.pipeline import generate, prepare
 from sparton.report.baselines import mass_baselines
@@ -51,7 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         results.append(result)
         print(f"{item.name:24}seed {item.training.seed}  accuracy {result['final']['accuracy']:.4f}", flush=True)
     classes = len(test.classes)
-    baselines = mass_baselines(test.mass, recipe.model.n_clusters, options.seeds[0], test.label, classes)
+    baselines = [*mass_baselines(test.mass, recipe.model.n_clusters, options.seeds[0], test.label, classes)]
+    for name, text in PEAK_TARGETS.items():
+        if storage.exists(sets[name]):
+            baselines.append(target_agreement(text, LabelledJets.read(sets[name], TEST, with_features=False)))
     train_jets = len(LabelledJets.read(sets[PEAKS], TRAIN, with_features=False).label)
     data = {TRAIN: train_jets, TEST: len(test.label), "seed": recipe.generate.seed}
     write_pages(Path(options.docs), results, baselines, data)

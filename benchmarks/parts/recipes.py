@@ -34,6 +34,13 @@ PEAKS, SOFT_DROP, UNGROOMED, QUANTILES, FIXED_BINS = (
 )
 """Folders of the training sets: of the default recipe, and with other targets."""
 
+PEAK_TARGETS = {
+    UNGROOMED: "Target: peaks of the ungroomed mass",
+    SOFT_DROP: "Target: peaks of one soft-drop mass",
+    PEAKS: "Target: peaks, four masses",
+}
+"""Targets that are clusters by themselves, and what the table calls them."""
+
 
 def settings(workspace: str | None, config: str | None = None) -> PipelineSettings:
     """Return the default recipe, or that of another file, in a workspace of its own where one is given."""

@@ -26,6 +26,7 @@ from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.plan import EpochPlan
 from sparton.data.settings import TRAIN
 from sparton.distributed.world import Connection
+from sparton.report.baselines import BaselineResult
 from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
 from sparton.ucluster.losses import squared_distances
 from sparton.ucluster.networks import Network, create
@@ -81,20 +82,25 @@ class Run:
 
 @dataclass(frozen=True)
 class LabelledJets:
-    """Jets of a split: features float32 [n, P, F], particles int32 [n], class indexes int64 [n], masses (GeV) [n]."""
+    """Jets of a split, with the names of their classes.
+
+    Features float32 [n, P, F], particles int32 [n], class indexes int64 [n], masses (GeV) float32 [n], ids int64 [n],
+    and targets of pre-training int64 [n].
+    """
 
     features: NDArray[np.float32]
     n_particles: NDArray[np.int32]
     label: NDArray[np.int64]
     mass: NDArray[np.float32]
     jet_id: NDArray[np.int64]
+    target: NDArray[np.int64]
     classes: tuple[str, ...]
 
     @classmethod
     def read(cls, folder: str, split: str, with_features: bool = True) -> LabelledJets:
         """Read a split of a training set, without its features on demand."""
         manifest = read_manifest(folder)
-        names = ["jet_id", "label", "jet_mass", "n_particles", *(["features"] if with_features else [])]
+        names = ["jet_id", "label", "jet_mass", "n_particles", "target", *(["features"] if with_features else [])]
         paths = [storage.join(folder, shard.path) for shard in manifest.shards(split)]
         table = pa.concat_tables([pq.ParquetFile(path).read(columns=names) for path in paths])
         labels = table.column("label").to_pylist()
@@ -111,8 +117,16 @@ class LabelledJets:
             encode_labels(labels, classes),
             table.column("jet_mass").to_numpy(),
             table.column("jet_id").to_numpy(),
+            table.column("target").to_numpy().astype(np.int64),
             classes,
         )
+
+
+def target_agreement(name: str, jets: LabelledJets) -> BaselineResult:
+    """Return how well the target of pre-training itself, as a clustering, agrees with the labels."""
+    found = describe_labels(contingency(jets.target, jets.label, n_classes=len(jets.classes)), jets.classes)
+    scores = (found.accuracy, found.adjusted_rand_index, found.normalized_mutual_information)
+    return BaselineResult(name, False, (), found.rows, *scores)
 
 
 def home(item: Run, set_folder: str, folder: Path) -> Path:
