@@ -20,6 +20,8 @@ from sparton.report.style import COLOURS, GRID, INK, MUTED, make_groups, new_fig
 
 PAGE, RESULTS = "quality.md", "quality/results.json"
 BEGIN, END = "<!-- {} begin: made by benchmarks/quality.py -->", "<!-- {} end -->"
+FIGURE = "![Test accuracy of the ablations](images/quality_ablations.svg)"
+
 Result = dict[str, Any]
 
 
@@ -93,7 +95,7 @@ def ablation_table(results: Sequence[Result]) -> list[str]:
         joint = [epoch["accuracy"] for epoch in result["epochs"] if epoch["joint"]] or [accuracy]
         best = max(epoch["accuracy"] for epoch in result["epochs"])
         lines.append(f"| {result['text']} | {accuracy:.3f} | {change} | {best:.3f} | {min(joint):.3f} |")
-    return lines
+    return [*lines, "", FIGURE] if len(short) > 1 else lines
 
 
 def figures(results: Sequence[Result], baselines: Sequence[BaselineResult]) -> Iterable[tuple[str, Figure]]:
