@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +34,7 @@ def write_saved_model(bundle: Bundle, folder: str) -> None:
         archive.track(bundle.model)
         archive.add_endpoint(SIGNATURE, _endpoint(bundle.model), input_signature=_signature(bundle.model))
         archive.write_out(scratch, verbose=False)
-        for name in storage.list_files(scratch):
-            target = storage.join(folder, name)
-            storage.make_dirs(storage.parent(target))
-            with open(os.path.join(scratch, name), "rb") as reading, storage.open_file(target, "wb") as writing:
-                writing.write(reading.read())
+        storage.copy_folder(scratch, folder)
 
 
 def _signature(model: Network) -> list[tf.TensorSpec]:
