@@ -166,7 +166,7 @@ def _check_inputs(call: StageCall) -> None:
                 raise UsageError(f"{path}: a file, expected a folder for the {role}; name the folder that holds it")
             raise UsageError(
                 f"no folder at {path} for the {role}; run the stage that makes it first, "
-                "or name another one (--input; see --help)"
+                "or name another one (see --help)"
             )
         record = read_record(path)
         if record is not None and (problems := bad_files(path, record.files, checksums=False)):
