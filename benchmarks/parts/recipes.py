@@ -20,7 +20,7 @@ from sparton.config import load_config
 from sparton.data.featurize import DEFAULT_EDGES, FeatureSpec
 from sparton.data.target import TargetMass
 from sparton.pipeline import PipelineSettings
-from sparton.ucluster.settings import TrainSettings
+from sparton.ucluster.settings import PUBLISHED_SIZES, TrainSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 RECIPE, PUBLISHED = CONF / "ucluster_quality.yaml", CONF / "ucluster_published.yaml"
@@ -145,6 +145,7 @@ def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
             training=training_with(centroids="kmeans", agreement=0.0),
         ),
         one("kmeans", "centroids by k-means", training=training_with(centroids="kmeans", agreement=0.0)),
+        one("published_widths", "layers as wide as published, 10 neighbours", model=sized(**_wide())),
         one("no_jet_block", "no layer on the jet", model=sized(jet_block=())),
         one("padding", "padding counts as particles", network=PaddingAsParticles),
         one("padding_statistics", "batch normalisation over padding too", network=PaddingInStatistics),
@@ -162,3 +163,8 @@ def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
         one("centroids_each_epoch", "centroids sought anew each epoch", trainer=CentroidsEachEpoch),
         one("centroids_one_shard", "centroids from one shard", training=training_with(centroid_rows=1)),
     ]
+
+
+def _wide() -> dict[str, Any]:
+    """Return the published sizes of what both networks have."""
+    return {name: size for name, size in PUBLISHED_SIZES.items() if name not in ("embedding", "jet_block")}

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import posixpath
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ DBFS_MOUNT = "/dbfs"
 IDENTITY = ("size", "ino", "mtime", "ETag", "etag")  # what file systems tell of a file; those that lack one give None
 RENAMING = frozenset({"file", "local", "hdfs", "arrow_hdfs", "webhdfs", "sftp", "ssh", "smb"})
 """Protocols that rename a folder in one step."""
+
+PATTERN_CHARACTERS = re.compile(r"[\\*?\[\]{}]")
+"""What Hadoop's readers take for the pattern of several names."""
 
 LISTING = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "az"})
 """Protocols whose file systems remember listings, which other processes make stale."""
@@ -79,8 +83,16 @@ def absolute(path: str) -> str:
 
 
 def spark_url(path: str) -> str:
-    """Return the URL under which Spark and Petastorm read ``path`` (a local path becomes ``file:///...``)."""
+    """Return the URL under which Spark and Petastorm know ``path`` (a local path becomes ``file:///...``).
+
+    Spark's readers are given :func:`spark_source`.
+    """
     return f"file://{local_path(path)}" if is_local(path) else path
+
+
+def spark_source(path: str) -> str:
+    """Return what Spark's readers take for ``path`` alone: its URL, without the pattern that its name may look like."""
+    return PATTERN_CHARACTERS.sub(r"\\\g<0>", spark_url(path))
 
 
 def filesystem_of(path: str) -> tuple[Any, str]:

@@ -138,7 +138,8 @@ def test_too_many_rejected_jets_publish_nothing_and_keep_the_quarantine(
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Path:
     """A workspace whose set was made from one file; then another and a copy of the first under a new name came."""
-    root = tmp_path_factory.mktemp("grown")
+    root = tmp_path_factory.mktemp("grown") / "of [1,2]"
+    root.mkdir()
     (root / "jets").mkdir()
     pq.write_table(jets_table(500, seed=1), root / "jets" / "a.parquet")
     pipeline.prepare(settings_in(root))

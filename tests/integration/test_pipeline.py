@@ -65,8 +65,9 @@ def release_zip(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which all five stages ran, training in this process."""
-    folder = tmp_path_factory.mktemp("workspace")
+    """A workspace in which all five stages ran, training in this process; its name looks like a pattern."""
+    folder = tmp_path_factory.mktemp("workspace") / "run [1] {a,b} 50%20#"
+    folder.mkdir()
     pipeline.run(settings_in(folder))
     return folder
 

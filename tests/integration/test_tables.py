@@ -73,7 +73,8 @@ def table_manifest(folder: Path) -> TableManifest:
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose set was made from one file with a broken row, then extended by a second file."""
-    root = tmp_path_factory.mktemp("tables")
+    root = tmp_path_factory.mktemp("tables") / "of [1] {2}"
+    root.mkdir()
     (root / "table").mkdir()
     first = table(ROWS, 0)
     values = first.column("b").to_pylist()

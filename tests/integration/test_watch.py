@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
+    folder = tmp_path / "inbox [1]"
     folder.mkdir()
     return folder
 
@@ -98,6 +98,17 @@ def test_neither_age_nor_name_lets_a_file_be_passed_over(spark: SparkSession, in
     old.rename(inbox / "x1.h5")
     look(inbox)
     expect(inbox, 123)
+
+
+def test_spark_lists_the_files_and_never_loads_them(spark: SparkSession, inbox: Path, files: list[Path]) -> None:
+    limit = "spark.sql.sources.binaryFile.maxLength"
+    arrive(files[0], inbox)
+    spark.conf.set(limit, 1)  # bytes of content that Spark's source would load
+    try:
+        look(inbox)
+    finally:
+        spark.conf.unset(limit)
+    expect(inbox, 40)
 
 
 def test_a_batch_that_is_repeated_adds_nothing(spark: SparkSession, inbox: Path, files: list[Path]) -> None:

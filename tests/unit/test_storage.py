@@ -284,6 +284,11 @@ def test_local_paths_become_urls_for_spark(tmp_path: Path, monkeypatch: pytest.M
     assert storage.absolute("data/jets") == f"{tmp_path}/data/jets"
 
 
+def test_names_that_look_like_patterns_are_escaped_for_spark() -> None:
+    assert storage.spark_source("memory://run [1]/{a,b}*?") == r"memory://run \[1\]/\{a,b\}\*\?"
+    assert storage.spark_source("/plain/50%") == "file:///plain/50%"
+
+
 def test_expand_files_folders_and_patterns(tmp_path: Path) -> None:
     for path in ("a.h5", "deep/b.h5", "deep/.hidden.h5", "_quarantine/c.h5", "notes.txt"):
         storage.write_text(str(tmp_path / path), "x")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sparton.ucluster.graph import pack
 from sparton.ucluster.model import UCluster
 from sparton.ucluster.normalisation import BatchContext, BatchNorm
-from sparton.ucluster.settings import InputSpec, ModelSettings
+from sparton.ucluster.settings import PUBLISHED_SIZES, InputSpec, ModelSettings
 from tests.clouds import SLOTS, SMALL, clouds, inputs, network
 
 ALONE = BatchContext(lambda tensors: [tf.convert_to_tensor(tensor) for tensor in tensors], 0.9)
@@ -32,7 +32,8 @@ def test_number_of_weights_is_the_published_one_with_a_jet_block_and_without_sup
     two coefficients with one of their two biases. In place of the aggregation of 848 channels to 3 on each particle
     comes a block on the jet.
     """
-    model = UCluster(ModelSettings(), InputSpec(**inputs(100).model_dump() | {"mass_bin_edges": tuple(range(20))}))
+    sizes = ModelSettings(**PUBLISHED_SIZES | {"jet_block": (64,)})
+    model = UCluster(sizes, InputSpec(**inputs(100).model_dump() | {"mass_bin_edges": tuple(range(20))}))
     model.build()
     weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     cancelling = (64 + 128 + 256 + 256 + 3 + 256 + 128) + (16 + 128)

@@ -36,6 +36,7 @@ from sparton.ucluster.published_checkpoint import (
     published_tensors,
     read_checkpoint,
 )
+from sparton.ucluster.published_layers import different_slots
 from sparton.ucluster.settings import InputSpec, ModelSettings
 from tests.synthetic import random_jets
 
@@ -111,6 +112,22 @@ def network_with(arrays: Arrays) -> PublishedUCluster:
 
 def oracle_with(arrays: Arrays) -> Oracle:
     return Oracle.of({tensor.name: arrays[tensor.name] for tensor in published_tensors(network_with(arrays))})
+
+
+def test_equal_slots_are_one_node_that_counts_as_often() -> None:
+    features = np.zeros((4, 5, 8), np.float32)
+    features[0, :2, 3] = [1, 2]  # two particles
+    features[1, :, 0] = 1  # full
+    features[2, 2, 7] = np.nan  # a slot with nothing in it in front of one that has something
+    slots = different_slots(tf.constant(features))
+    assert slots.packing.slot.numpy().tolist() == [0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15]
+    assert slots.packing.offsets.numpy().tolist() == [0, 3, 8, 12, 13]
+    assert slots.count.numpy().tolist() == [1, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 2, 5]
+    nodes = tf.range(13.0)[:, None]
+    spread = [[0, 1, 2, 2, 2], [3, 4, 5, 6, 7], [8, 9, 10, 11, 11], [12] * 5]
+    np.testing.assert_array_equal(slots.spread(nodes)[..., 0], spread)
+    np.testing.assert_allclose(slots.mean(nodes)[:, 0], np.mean(spread, axis=1))
+    np.testing.assert_array_equal(slots.max(nodes)[:, 0], np.max(spread, axis=1))
 
 
 @pytest.fixture

@@ -90,6 +90,8 @@ class Encoder(Protocol):
         Columns of the input that are read, with :data:`FILE` and :data:`ROW` where ids are made from them.
     selection
         Settings that decide which sound rows are kept.
+    category
+        Column of text among whose values rows are selected, and the criterion of that name; None: there is none.
     reasons, criteria, alterations
         Names under which rejected, excluded and altered rows are counted.
     payload
@@ -110,6 +112,8 @@ class Encoder(Protocol):
     def columns(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def selection(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def category(self) -> str | None: ...  # noqa: D102
     @property
     def reasons(self) -> tuple[str, ...]: ...  # noqa: D102
     @property

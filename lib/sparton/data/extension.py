@@ -84,12 +84,12 @@ def set_known_aside(
     """
     if encoder.source_id is None:
         return rows, 0  # made ids of files that the set does not hold differ from all those of its rows
-    known = storage.spark_url(storage.join(folder, KNOWN))
-    held = spark.read.parquet(storage.spark_url(folder)).select(F.col(encoder.id_name).alias("id"))
+    known = storage.join(folder, KNOWN)
+    held = spark.read.parquet(storage.spark_source(folder)).select(F.col(encoder.id_name).alias("id"))
     ids = rows.select(F.col(encoder.source_id).cast("long").alias("id"))
     both = ids.join(held, "id", "left_semi").distinct()
-    both.select(F.col("id").alias(KNOWN_ID)).write.parquet(known)
-    repeated = spark.read.schema(f"`{KNOWN_ID}` long").parquet(known)
+    both.select(F.col("id").alias(KNOWN_ID)).write.parquet(storage.spark_url(known))
+    repeated = spark.read.schema(f"`{KNOWN_ID}` long").parquet(storage.spark_source(known))
     if repeated.isEmpty():
         return rows, 0
     matching = F.col(encoder.source_id).cast("long") == F.col(KNOWN_ID)

@@ -48,6 +48,7 @@ class JetsEncoder:
     source_id: str | None = "jet_id"
     columns: tuple[str, ...] = REQUIRED
     selection: tuple[str, ...] = ("labels", "mass_window")
+    category: str | None = "label"
     reasons: tuple[str, ...] = REASONS
     criteria: tuple[str, ...] = CRITERIA
     alterations: tuple[str, ...] = ALTERATIONS

@@ -79,7 +79,7 @@ def find_sources(spark: SparkSession, folder: str, known: Mapping[str, str] | No
 
 def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> DataFrame:
     """Return the rows of some files of a table."""
-    paths = [storage.spark_url(storage.join(folder, source.path)) for source in sources]
+    paths = [storage.spark_source(storage.join(folder, source.path)) for source in sources]
     return spark.read.option("basePath", storage.spark_url(folder)).parquet(*paths)
 
 

@@ -60,6 +60,7 @@ class TableEncoder:
     kind: str = "table"
     id_name: str = "id"
     selection: tuple[str, ...] = ()
+    category: str | None = None
     reasons: tuple[str, ...] = REASONS
     criteria: tuple[str, ...] = ()
     alterations: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton import storage
@@ -43,7 +44,7 @@ MAX_GROUP_BYTES = 128 << 20
 """Tensors that one task writes: enough to be worth a task, little to lose when it fails."""
 
 TASKS_PER_SLOT = 2
-SHOWN_LABELS = 20  # where none of those in the table was selected
+SHOWN_VALUES = 20  # where none of those in the table was selected
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,10 @@ def _nothing_left(target: Target, counts: Counts, rows: DataFrame) -> DataError:
     causes = {**counts.rejected, **counts.excluded}
     found = ", ".join(f"{name} {number}" for name, number in causes.items()) or "the table is empty"
     selection = ", ".join(f"{name} {getattr(target.settings, name)}" for name in target.encoder.selection)
-    if getattr(target.settings, "labels", None) and counts.excluded.get("label"):
-        named = rows.select("label").where("label is not null").distinct().limit(SHOWN_LABELS).collect()
-        found += f"; labels in it: {', '.join(sorted(row['label'] for row in named)) or 'none'}"
+    category = target.encoder.category
+    if category and counts.excluded.get(category):
+        named = rows.select(category).where(F.col(category).isNotNull()).distinct().limit(SHOWN_VALUES).collect()
+        found += f"; {category}s in it: {', '.join(sorted(row[category] for row in named)) or 'none'}"
     return DataError(
         f"none of {counts.read} rows of the {target.encoder.kind} is left ({found}); "
         + (f"selected are {selection}: widen the selection, or check the input" if selection else "check the input")

@@ -61,11 +61,12 @@ def assign(
         url = storage.spark_url(staging)
         with spark_progress(spark, "assign: assigning jets"):
             clusterer = UClusterModel.from_bundle(inputs["model"]).setBatchSize(settings.assign.batch_size)
-            rows = _features(spark.read.parquet(storage.spark_url(inputs["jets"])), inputs["jets"], clusterer)
+            rows = _features(spark.read.parquet(storage.spark_source(inputs["jets"])), inputs["jets"], clusterer)
             assigned = clusterer.transform(rows.select("jet_id", "features", "n_particles"))
             assigned.select(*ASSIGNMENTS_ARROW.names).write.mode("overwrite").parquet(url)
         seconds = time.perf_counter() - started
-        counts = {row["cluster"]: row["count"] for row in spark.read.parquet(url).groupBy("cluster").count().collect()}
+        sizes = spark.read.parquet(storage.spark_source(staging)).groupBy("cluster").count().collect()
+        counts = {row["cluster"]: row["count"] for row in sizes}
         total = sum(counts.values())
         return {
             "jets": total,

@@ -139,9 +139,9 @@ def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
 
     from sparton.data.schema import ASSIGNMENTS_ARROW, require_columns
 
-    assignments = spark.read.parquet(storage.spark_url(inputs["assignments"]))
+    assignments = spark.read.parquet(storage.spark_source(inputs["assignments"]))
     require_columns(assignments.columns, ASSIGNMENTS_ARROW.names, inputs["assignments"])
-    jets = spark.read.parquet(storage.spark_url(inputs["set"]))
+    jets = spark.read.parquet(storage.spark_source(inputs["set"]))
     require_columns(jets.columns, ("split", "label", *PROFILED), inputs["set"])
     columns = ("jet_id", "label", *PROFILED)
     return jets.where(F.col("split") == split).select(*columns).join(assignments, "jet_id")

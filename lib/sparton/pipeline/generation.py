@@ -46,7 +46,7 @@ def generate(settings: PipelineSettings, *, output: str | None = None, force: bo
         with spark_progress(spark, "generate: simulating jets"):
             tagged(generate_table(spark, settings.generate), metadata).write.mode("overwrite").parquet(url)
         seconds = time.perf_counter() - started
-        rows = spark.read.parquet(url).groupBy("label").count().collect()
+        rows = spark.read.parquet(storage.spark_source(staging)).groupBy("label").count().collect()
         jets = {row["label"]: row["count"] for row in sorted(rows, key=lambda row: str(row["label"]))}
         _check_counts(jets, settings)
         storage.write_json(storage.join(staging, METADATA), metadata)

@@ -126,7 +126,7 @@ def _check(rules: RulesSettings, reference: str | None, write_reference: str | N
 
 def _read(settings: PipelineSettings, table: str) -> DataFrame:
     spark = spark_session(settings.spark, "sparton validate")
-    return spark.read.parquet(storage.spark_url(table))
+    return spark.read.parquet(storage.spark_source(table))
 
 
 def _outcomes(frame: DataFrame, rules: RulesSettings, folder: str | None) -> Validation:

@@ -127,7 +127,7 @@ def _arrivals(spark: SparkSession, settings: PipelineSettings, folder: str) -> D
         .option("recursiveFileLookup", "true")
         .option("maxFilesPerTrigger", settings.watch.files_per_batch)
         .option("maxFileAge", ANY_AGE)
-        .load(storage.spark_url(folder))
+        .load(storage.spark_source(folder))
         .select("path")
     )
 

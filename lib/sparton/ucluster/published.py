@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from sparton.errors import ConfigError
-from sparton.ucluster.graph import Graph
+from sparton.ucluster.graph import Graph, gather_nodes
 from sparton.ucluster.model import Outputs
 from sparton.ucluster.normalisation import BatchContext
 from sparton.ucluster.published_layers import (
@@ -22,6 +22,8 @@ from sparton.ucluster.published_layers import (
     BiasedDense,
     Columns,
     PublishedAttention,
+    Slots,
+    different_slots,
     nearest_slots,
     plane_distance,
     space_distance,
@@ -38,19 +40,20 @@ GLOBAL_WIDTH = 16
 
 
 class Encoded(NamedTuple):
-    """What the body makes of the slots [B P, ...]: outputs of each block's layers, largest edges, weights [B P]."""
+    """What the body makes of the M different slots: outputs of each block's layers, largest edges, weights [M]."""
 
     first: list[Tensor]
     second: list[Tensor]
     edges: list[Tensor]
-    weight: Tensor | None
+    weight: Tensor
+    slots: Slots
 
 
 class Body(keras.layers.Layer):
     """Two blocks of graph attention and shared dense layers on the slots.
 
     The first graph joins neighbours in (eta, phi), the second one in what the first block computed; in the second,
-    empty slots are slots like all others.
+    empty slots are slots like all others. Slots that are equal are computed once.
 
     Parameters
     ----------
@@ -96,15 +99,15 @@ class Body(keras.layers.Layer):
         self.built = True
 
     def call(self, features: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Encoded:
-        """Return what is made of features [B, P, F], one row a slot; jets count ``weight`` [B] times."""
-        k, n_slots = self.settings.neighbours, features.shape[1]
-        weight = None if weight is None else ops.repeat(weight, n_slots)
-        rows = as_rows(features)
-        graph = nearest_slots(plane_distance(features, self.columns), k)
-        first, first_edges = self._block(0, rows, rows, graph, weight, context)
-        graph = nearest_slots(space_distance(as_slots(first[-1], n_slots)), k)
-        second, second_edges = self._block(1, rows, first[-1], graph, weight, context)
-        return Encoded(first, second, [first_edges, second_edges], weight)
+        """Return what is made of features [B, P, F]; jets count ``weight`` [B] times."""
+        k, slots = self.settings.neighbours, different_slots(features)
+        each = slots.count if weight is None else slots.count * ops.take(weight, slots.packing.jet, axis=0)
+        rows = gather_nodes(features, slots.packing)
+        graph = nearest_slots(plane_distance(features, self.columns), slots, k)
+        first, first_edges = self._block(0, rows, rows, graph, each, context)
+        graph = nearest_slots(space_distance(slots.spread(first[-1])), slots, k)
+        second, second_edges = self._block(1, rows, first[-1], graph, each, context)
+        return Encoded(first, second, [first_edges, second_edges], each, slots)
 
     def _block(
         self,
@@ -112,7 +115,7 @@ class Body(keras.layers.Layer):
         features: Tensor,
         slots: Tensor,
         graph: Graph,
-        weight: Tensor | None,
+        weight: Tensor,
         context: BatchContext | None,
     ) -> tuple[list[Tensor], Tensor]:
         attended, edges = self.attention[index](slots, graph, weight=weight, context=context)
@@ -222,7 +225,7 @@ class PublishedUCluster(PublishedNetwork):
         encoded = self.body(features, weight=weight, context=context)
         parts = [*encoded.first, *encoded.second, *encoded.edges]
         slots = self.aggregate(parts, weight=encoded.weight, context=context)
-        embedding = ops.mean(as_slots(slots, features.shape[1]), axis=1)
+        embedding = encoded.slots.mean(slots)
         rows = embedding
         for layer in self.head:
             rows = layer([rows], weight=weight, context=context)
@@ -294,32 +297,17 @@ class PublishedParticleUCluster(PublishedNetwork):
         """
         encoded = self.body(features, weight=weight, context=context)
         jets = self.expand([global_features], weight=weight, context=context)
-        parts = [*encoded.first, *encoded.second, self._on_slots(jets, features), *encoded.edges]
-        slots = self.aggregate(parts, weight=encoded.weight, context=context)
-        embedding = ops.max(as_slots(slots, features.shape[1]), axis=1)
-        parts = [self._on_slots(embedding, features), encoded.first[0], encoded.second[0]]
+        jet = encoded.slots.packing.jet
+        parts = [*encoded.first, *encoded.second, ops.take(jets, jet, axis=0), *encoded.edges]
+        embedding = encoded.slots.max(self.aggregate(parts, weight=encoded.weight, context=context))
+        parts = [ops.take(embedding, jet, axis=0), encoded.first[0], encoded.second[0]]
         for layer in self.head:
             parts = [layer(parts, weight=encoded.weight, context=context)]
-        return Outputs(embedding, as_slots(self.logits(parts[0]), features.shape[1]))
+        return Outputs(embedding, encoded.slots.spread(self.logits(parts[0])))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal, untrained network."""
         return {**super().get_config(), "n_globals": self.n_globals}
-
-    @staticmethod
-    def _on_slots(rows: Tensor, features: Tensor) -> Tensor:
-        """Return rows [B, C] on every slot, [B P, C]."""
-        return ops.repeat(rows, features.shape[1], axis=0)
-
-
-def as_rows(slots: Tensor) -> Tensor:
-    """Return slots [B, P, C] as rows [B P, C]."""
-    return ops.reshape(slots, (-1, slots.shape[-1]))
-
-
-def as_slots(rows: Tensor, n_slots: int) -> Tensor:
-    """Return rows [B P, C] as slots [B, P, C]."""
-    return ops.reshape(rows, (-1, n_slots, rows.shape[-1]))
 
 
 def _seeds(seed: int) -> list[int]:

@@ -1,7 +1,8 @@
-"""Layers of the published network, which computes every slot of a jet, padding included.
+"""Layers of the published network, to which an empty slot of a jet is a particle like all others.
 
-All slots of a batch are rows of one matrix, [B P, C]. What stands for an empty slot takes part in graphs, statistics
-and sums exactly as in the published code; see ``docs/ucluster.md`` for what that means.
+It takes part in graphs, statistics and sums exactly as in the published code; see ``docs/ucluster.md`` for what that
+means. As the empty slots of a jet are equal, and so is all that is ever computed of them, one row of the matrix [M, C]
+stands for all of them and counts as often.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple, Union
 import keras
 from keras import ops
 
+from sparton.ucluster.backend import kernels_for
 from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
-from sparton.ucluster.graph import Graph
+from sparton.ucluster.graph import Graph, Packing, gather_nodes, pack, pooled_sum
 from sparton.ucluster.layers import multiply_parts
 from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, Sums, reduce_sums, row_sums, scaled_relu
 
@@ -63,16 +65,69 @@ def space_distance(points: Tensor) -> Tensor:
     return squares[:, :, None] + product + squares[:, None, :]
 
 
-def nearest_slots(distance: Tensor, k: int) -> Graph:
-    """Return the ``k`` nearest slots of each slot by distances [B, P, P].
+class Slots(NamedTuple):
+    """The different slots of a batch, as nodes: a jet's slots from its last node on are equal, and are that node.
 
-    A slot is among its own neighbours unless it is empty. Of equally near ones those that come first are taken.
+    Attributes
+    ----------
+    packing
+        Where the nodes lie; ``packing.node`` int32[B P] is the node of every slot.
+    count
+        [M]: how many slots each node is.
     """
-    batch, n_slots = ops.shape(distance)[0], distance.shape[1]
-    _, slots = ops.top_k(-distance, min(k, n_slots))
-    starts = n_slots * ops.arange(batch + 1, dtype="int32")
-    neighbour = ops.reshape(ops.cast(slots, "int32") + starts[:-1, None, None], (-1, min(k, n_slots)))
-    return Graph(neighbour, ops.full_like(neighbour[:, 0], neighbour.shape[1]), starts)
+
+    packing: Packing
+    count: Tensor
+
+    @property
+    def of_jet(self) -> int:
+        """Slots of a jet."""
+        return int(self.packing.real.shape[1])
+
+    def spread(self, nodes: Tensor) -> Tensor:
+        """Return slots [B, P, C] from nodes [M, C]."""
+        return ops.reshape(ops.take(nodes, self.packing.node, axis=0), (-1, self.of_jet, nodes.shape[-1]))
+
+    def mean(self, nodes: Tensor) -> Tensor:
+        """Return the means [B, C] over a jet's slots of nodes [M, C]."""
+        return pooled_sum(nodes * self.count[:, None], self.packing) / self.of_jet
+
+    def max(self, nodes: Tensor) -> Tensor:
+        """Return the maxima [B, C] over a jet's slots of nodes [M, C]."""
+        return ops.max(self.spread(nodes), axis=1)
+
+
+def different_slots(features: Tensor) -> Slots:
+    """Return the slots of features [B, P, F] up to the last one with something in it, and one for those behind."""
+    n_slots = features.shape[1]
+    place = ops.arange(n_slots, dtype="int32")
+    used = ops.any(ops.not_equal(features, 0), axis=-1)
+    filled = ops.max(ops.where(used, place + 1, 0), axis=1)
+    packing = pack(ops.minimum(filled + 1, n_slots), n_slots)
+    first, last = packing.offsets[:-1], packing.offsets[1:] - 1
+    node = ops.reshape(ops.minimum(first[:, None] + place, last[:, None]), (-1,))
+    nodes = ops.arange(ops.shape(packing.slot)[0], dtype="int32")
+    behind = n_slots - 1 - packing.slot % n_slots
+    is_last = ops.equal(nodes, ops.take(last, packing.jet, axis=0))
+    count = ops.cast(ops.where(is_last, 1 + behind, 1), features.dtype)
+    return Slots(packing._replace(node=node), count)
+
+
+def nearest_slots(distance: Tensor, slots: Slots, k: int) -> Graph:
+    """Return the ``k`` nearest slots of each node by distances [B, P, P].
+
+    A slot is among its own neighbours unless it is empty. Of equally near ones those that come first are taken. Equal
+    slots that are both near are one node, which then is a neighbour as often.
+    """
+    k, offsets = min(k, slots.of_jet), slots.packing.offsets
+    kernels = kernels_for(distance)
+    if kernels is not None:
+        neighbour = kernels.nearest_slots(distance, offsets, k)
+    else:
+        starts = slots.of_jet * ops.arange(ops.shape(distance)[0], dtype="int32")
+        nearest = ops.cast(ops.top_k(-distance, k)[1], "int32") + starts[:, None, None]
+        neighbour = ops.take(slots.packing.node, gather_nodes(nearest, slots.packing), axis=0)
+    return Graph(neighbour, ops.full_like(neighbour[:, 0], k), offsets)
 
 
 def affine_of(parts: Sequence[tuple[AnyNorm, Sums]], context: BatchContext) -> list[Affine]:
@@ -211,16 +266,16 @@ class PublishedAttention(keras.layers.Layer):
     def call(
         self, slots: Tensor, graph: Graph, weight: Tensor | None = None, context: BatchContext | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the attention features and the largest edge encodings of every slot, [B P, channels] each.
+        """Return the attention features and the largest edge encodings of every slot, [M, channels] each.
 
         Parameters
         ----------
         slots
-            [B P, C].
+            [M, C].
         graph
             The neighbours of the slots.
         weight
-            [B P]: how often each slot counts in the statistics; None counts each once.
+            [M]: how often each slot counts in the statistics; None counts each once.
         context
             The training step; None in inference.
         """
@@ -247,7 +302,7 @@ class PublishedAttention(keras.layers.Layer):
         return ops.relu(mixed + bias), largest
 
     def _scores(self, projected: Tensor, graph: Graph, affine: Affine) -> Tensor:
-        """Return ``w_t e_ij`` of all edges, [B P k, 1]."""
+        """Return ``w_t e_ij`` of all edges, [M k, 1]."""
         return ops.reshape(edge_scores(projected, graph, affine, self.neighbour_kernel[:, 0]), (-1, 1))
 
     def _idle(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,9 +19,20 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ANGLES = ("etarel", "phirel")
 """The features in which the first graph looks for neighbours; the second one is an angle of period 2 pi."""
 
+PUBLISHED_SIZES: dict[str, Any] = {
+    "embedding": 3,
+    "neighbours": 10,
+    "attention": (16, 128),
+    "first_block": (64, 128),
+    "second_block": (256, 256),
+    "jet_block": (),
+    "head": (256, 128),
+}
+"""Sizes of the published network (arXiv:2010.07106)."""
+
 
 class ModelSettings(Config):
-    """Kind and sizes of the network; the defaults are the published widths.
+    """Kind and sizes of the network; with ``network: published``, sizes that are not named are the published ones.
 
     Attributes
     ----------
@@ -50,13 +61,20 @@ class ModelSettings(Config):
     network: Literal["default", "published"] = "default"
     n_clusters: int = Field(default=3, ge=2)
     embedding: Width = 3
-    neighbours: Width = 10
-    attention: tuple[Width, Width] = (16, 128)
-    first_block: tuple[Width, ...] = Field(default=(64, 128), min_length=1)
-    second_block: tuple[Width, ...] = Field(default=(256, 256), min_length=1)
+    neighbours: Width = 8
+    attention: tuple[Width, Width] = (16, 64)
+    first_block: tuple[Width, ...] = Field(default=(64, 64), min_length=1)
+    second_block: tuple[Width, ...] = Field(default=(128,), min_length=1)
     jet_block: tuple[Width, ...] = (64,)
-    head: tuple[Width, ...] = (256, 128)
+    head: tuple[Width, ...] = (64,)
     epsilon: float = Field(default=1e-3, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_sizes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("network") == "published":
+            return PUBLISHED_SIZES | values
+        return values
 
     @property
     def standardises(self) -> bool:

@@ -19,7 +19,7 @@ class ColumnRules(Config):
     finite
         Neither NaN nor infinite.
     max_nulls
-        Largest fraction of rows that may have no value; None allows any.
+        Largest fraction of rows that may have no value, or a list with an element missing; None allows any.
     values
         The only values allowed, as text (numbers as Python writes them).
     unique

@@ -23,7 +23,7 @@ class Values:
     Attributes
     ----------
     rows, nulls
-        Rows of the batch, and those without a value.
+        Rows of the batch, and those without a value or with an element missing.
     numbers
         float64[v], None where the column is text.
     text
@@ -61,22 +61,22 @@ def values_of(column: pa.Array, name: str) -> Values:
         If the column is of a type that rules cannot be about.
     """
     present = column.drop_null()
-    kind, limits = column.type, None
+    kind, limits, nulls = column.type, None, column.null_count
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         lengths = pc.list_value_length(present).to_numpy(zero_copy_only=False)
-        present, limits = present.flatten(), _limits(lengths)
-        present, limits = _without_nulls(present, limits)
+        present, limits = _without_nulls(present.flatten(), _limits(lengths))
+        nulls += int(np.count_nonzero(np.diff(limits) < lengths))
         kind = present.type
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         lengths = pc.binary_length(present).to_numpy(zero_copy_only=False)
         present, limits = pa.array(_tensor_values(present, name)), _limits(lengths // FEATURE_DTYPE.itemsize)
         kind = present.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return Values(len(column), column.null_count, None, present, limits)
+        return Values(len(column), nulls, None, present, limits)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"column {name}: rules cannot be about type {column.type}; expected numbers, text or lists")
     numbers = present.to_numpy(zero_copy_only=False).astype(np.float64)
-    return Values(len(column), column.null_count, numbers, present, limits)
+    return Values(len(column), nulls, numbers, present, limits)
 
 
 def _limits(lengths: NDArray[Any]) -> NDArray[np.int64]:

@@ -30,13 +30,15 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def _select(distance, n, i, first, neighbour, best, slot):
-    """Write the nearest others of node ``i`` of a jet, nearest first, the earlier first of two that are equal."""
-    k = neighbour.shape[1]
-    row = first + i
+def _select(distance, n, skip, best, slot):
+    """Put the nearest of ``n`` points but ``skip`` into ``slot``, nearest first, of equal ones the earlier first.
+
+    Returns how many there are, at most as many as there is room for.
+    """
+    k = slot.size
     found = 0
     for j in range(n):
-        if j == i:
+        if j == skip:
             continue
         here = distance[j]
         if found < k:
@@ -52,6 +54,15 @@ def _select(distance, n, i, first, neighbour, best, slot):
             position -= 1
         best[position] = here
         slot[position] = j
+    return found
+
+
+@compiled
+def _others(distance, n, i, first, neighbour, best, slot):
+    """Write the nearest others of node ``i`` of a jet, and return how many there are."""
+    k = neighbour.shape[1]
+    row = first + i
+    found = _select(distance, n, i, best, slot)
     for e in range(found):
         neighbour[row, e] = first + slot[e]
     fill = first + slot[0] if found > 0 else row
@@ -75,7 +86,7 @@ def nearest_angles(low, high, eta, phi, offsets, neighbour, degree):
                 d_phi = phi[first + j] - phi[first + i]
                 d_phi -= TURN * np.floor(d_phi * PER_TURN + HALF)
                 distance[j] = d_eta * d_eta + d_phi * d_phi
-            degree[first + i] = _select(distance, n, i, first, neighbour, best, slot)
+            degree[first + i] = _others(distance, n, i, first, neighbour, best, slot)
 
 
 @compiled
@@ -97,7 +108,23 @@ def nearest_points(low, high, points, offsets, neighbour, degree):
                 distance[i, j] = total
                 distance[j, i] = total
         for i in range(n):
-            degree[first + i] = _select(distance[i], n, i, first, neighbour, best, slot)
+            degree[first + i] = _others(distance[i], n, i, first, neighbour, best, slot)
+
+
+@compiled
+def nearest_slots(low, high, distance, offsets, neighbour):
+    """Fill ``neighbour`` [M, k] of jets ``low .. high - 1`` by distances [B, P, P] of slots, themselves included.
+
+    A jet's slots from its last node on are that node.
+    """
+    slots, k = distance.shape[1], neighbour.shape[1]
+    best, slot = np.empty(k, np.float32), np.empty(k, np.int32)
+    for jet in range(low, high):
+        first, last = offsets[jet], offsets[jet + 1] - 1
+        for row in range(first, last + 1):
+            _select(distance[jet, row - first], slots, -1, best, slot)
+            for e in range(k):
+                neighbour[row, e] = min(first + slot[e], last)
 
 
 @compiled

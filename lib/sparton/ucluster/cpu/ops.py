@@ -43,6 +43,17 @@ def nearest_points(points: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Ten
     return neighbour, degree
 
 
+def nearest_slots(distance: Tensor, offsets: Tensor, k: int) -> Tensor:
+    """Return neighbours int32[M, k] by distances [B, P, P] of slots; from a jet's last node on its slots are equal."""
+
+    def run(distance: Array, offsets: Array) -> Array:
+        neighbour = empty((int(offsets[-1]), k), np.int32)
+        each_part(bounds(offsets.size - 1), kernels.nearest_slots, distance, offsets, neighbour)
+        return neighbour
+
+    return _call(run, [distance, offsets], [(INT, (None, k))])[0]
+
+
 class Edges(NamedTuple):
     """The edges between nodes: neighbours int32[M, k], how many exist int32[M], first node of each jet int32[B + 1]."""
 
