@@ -23,7 +23,7 @@ from sparton.errors import DataError, UsageError
 from sparton.physics.jets import Jets
 from sparton.pipeline import PipelineSettings, info, ingest
 from sparton.pipeline.stage import StageResult
-from tests import layouts, vault
+from tests import layouts, unprivileged, vault
 from tests.synthetic import jets_table, random_jets
 
 if TYPE_CHECKING:
@@ -324,6 +324,34 @@ def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
     )
     mass = np.sqrt(sums.e**2 - sums.x**2 - sums.y**2 - sums.z**2)
     assert np.allclose(view["dijet_mass"], mass, rtol=1e-4)
+
+
+def test_a_file_that_may_not_be_read_is_set_aside(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+    for name in ("a.h5", "c.h5"):
+        shutil.copy(source[0] / name, tmp_path / name)
+    (tmp_path / "c.h5").chmod(0)
+    command = [
+        sys.executable,
+        "-m",
+        "sparton",
+        "ingest",
+        "--input",
+        str(tmp_path),
+        "--workspace",
+        str(tmp_path / "out"),
+    ]
+    command += ["--workspace", str(tmp_path / "out"), "--format", "hls4ml", "--master", "local[1]"]
+    refused = unprivileged.run(command)
+    assert refused.returncode == 1
+    assert "permission_denied" in refused.stderr
+    assert "--max-rejected" in refused.stderr
+    assert not (tmp_path / "out" / "jets").exists()
+    ended = unprivileged.run([*command, "--max-rejected", "0.5"])
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert table(tmp_path / "out").num_rows == 300
+    (row,) = quarantine(tmp_path / "out" / "jets" / "_quarantine")
+    assert row["reason"] == "permission_denied"
+    assert row["file"].endswith("c.h5")
 
 
 def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:

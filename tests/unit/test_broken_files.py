@@ -6,7 +6,6 @@ import errno
 import gc
 import io
 import json
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from sparton.data.sources.jets import JetsOptions, JetsParquet
 from sparton.data.sources.registry import OPTIONS, SOURCES, make_source
 from sparton.errors import DataError
 from sparton.pipeline.ingestion import find_files
-from tests import layouts
+from tests import layouts, unprivileged
 from tests.synthetic import jets_table, random_jets
 
 
@@ -99,19 +98,14 @@ def test_another_kind_of_file(name: str, tmp_path: Path) -> None:
 
 def test_permission_denied(good: Path) -> None:
     good.chmod(0)
-    for folder in (good.parent, good.parent.parent, good.parent.parent.parent):
-        folder.chmod(0o755)  # pytest's own folders, which another user may otherwise not enter
     code = (
-        "import json, os, sys\n"
+        "import json, sys\n"
         "from sparton.data.ingest_plan import examine_file\n"
         "from sparton.data.sources.registry import OPTIONS, make_source\n"
-        "source = make_source('hls4ml', OPTIONS['hls4ml']())\n"
-        "import h5py, hdf5plugin\n"
-        "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
-        "file = examine_file(source, sys.argv[1])\n"
+        "file = examine_file(make_source('hls4ml', OPTIONS['hls4ml']()), sys.argv[1])\n"
         "print(json.dumps([file.reason, file.detail]))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(good)], capture_output=True, text=True, check=True)
+    ended = unprivileged.run([sys.executable, "-c", code, str(good)])
     reason, detail = json.loads(ended.stdout)
     assert reason == "permission_denied"
     assert "Permission denied" in detail
