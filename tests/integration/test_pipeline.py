@@ -143,7 +143,7 @@ def test_without_labels_the_label_free_part_remains(spark: SparkSession, workspa
     from pyspark.sql import functions as F
 
     unlabelled = str(tmp_path / "jets")
-    jets = spark.read.parquet(str(workspace / "jets"))
+    jets = spark.read.parquet(storage.spark_source(str(workspace / "jets")))
     jets.withColumn("label", F.lit(None).cast("string")).write.parquet(unlabelled)
     settings = settings_in(tmp_path / "w")
     pipeline.prepare(settings, input=unlabelled)
@@ -197,7 +197,7 @@ def test_model_persists_as_spark_ml_does(spark: SparkSession, workspace: Path, t
     loaded = UClusterModel.load(str(tmp_path / "saved"))
     assert loaded.uid == model.uid
     assert loaded.getOrDefault("batchSize") == 17
-    rows = spark.read.parquet(str(workspace / "set")).where("split = 'test'")
+    rows = spark.read.parquet(storage.spark_source(str(workspace / "set"))).where("split = 'test'")
     first = model.transform(rows).select("jet_id", "cluster").orderBy("jet_id").collect()
     second = loaded.copy().transform(rows).select("jet_id", "cluster").orderBy("jet_id").collect()
     assert first == second
