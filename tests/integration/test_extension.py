@@ -237,7 +237,7 @@ def test_a_damaged_last_shard_is_noticed_before_it_is_merged(spark: SparkSession
     damaged = bytearray(last.read_bytes())
     damaged[200] ^= 1
     last.write_bytes(damaged)
-    jets = spark.read.parquet(str(grown / "jets" / "b.parquet"))
+    jets = spark.read.parquet(storage.spark_source(str(grown / "jets" / "b.parquet")))
     with (
         pytest.raises(DataError, match=r"SHA-256 differs from the manifest's"),
         publication.extend(str(tmp_path / "set")) as out,
