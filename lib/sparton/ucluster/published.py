@@ -17,6 +17,7 @@ from sparton.errors import ConfigError
 from sparton.ucluster.graph import Graph
 from sparton.ucluster.model import Outputs
 from sparton.ucluster.normalisation import BatchContext
+from sparton.ucluster.precision import MixedLayer, single
 from sparton.ucluster.published_layers import (
     SEEDS,
     BiasedDense,
@@ -46,7 +47,7 @@ class Encoded(NamedTuple):
     weight: Tensor | None
 
 
-class Body(keras.layers.Layer):
+class Body(MixedLayer):
     """Two blocks of graph attention and shared dense layers on the slots.
 
     The first graph joins neighbours in (eta, phi), the second one in what the first block computed; in the second,
@@ -73,12 +74,14 @@ class Body(keras.layers.Layer):
         self.n_features = inputs.n_features
         self.columns = Columns(*inputs.angles, inputs.feature_names.index(SENTINEL))
         self.attention = [
-            PublishedAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}")
+            PublishedAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}", dtype=self.dtype_policy)
             for index, width in enumerate(settings.attention)
         ]
         self.blocks = [
             [
-                BiasedDense(width, settings.epsilon, next(seeds), name=f"block_{block}_{layer}")
+                BiasedDense(
+                    width, settings.epsilon, next(seeds), name=f"block_{block}_{layer}", dtype=self.dtype_policy
+                )
                 for layer, width in enumerate(widths)
             ]
             for block, widths in enumerate((settings.first_block, settings.second_block))
@@ -134,16 +137,18 @@ class PublishedNetwork(keras.Model):
         The tensor to be read. It is not standardised, whatever the statistics say.
     seed
         Of the initial weights.
+    dtype
+        Keras dtype policy of the layers on slots, as in :mod:`sparton.ucluster.precision`.
     """
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**{"name": "published", **kwargs})
+        super().__init__(**{"name": "published", "autocast": False, **kwargs})
         self.settings = settings
         self.inputs_spec = inputs
         self.seed = seed
         self._seeds = iter(_seeds(seed))
-        self.body = Body(settings, inputs, self._seeds, name="body")
-        self.aggregate = self._dense(settings.embedding, "aggregate")
+        self.body = Body(settings, inputs, self._seeds, name="body", dtype=self.dtype_policy)
+        self.aggregate = self._of_slots(settings.embedding, "aggregate")
         self.centroids = self.add_weight(
             name="centroids", shape=(settings.n_clusters, settings.embedding), initializer="zeros"
         )
@@ -163,12 +168,18 @@ class PublishedNetwork(keras.Model):
         rest = {name: value for name, value in config.items() if name not in ("settings", "inputs")}
         return cls(ModelSettings(**config["settings"]), InputSpec(**config["inputs"]), **rest)
 
-    def _dense(self, width: int, name: str) -> BiasedDense:
-        return BiasedDense(width, self.settings.epsilon, next(self._seeds), name=name)
+    def _of_slots(self, width: int, name: str) -> BiasedDense:
+        return BiasedDense(width, self.settings.epsilon, next(self._seeds), name=name, dtype=self.dtype_policy)
+
+    def _of_jets(self, width: int, name: str) -> BiasedDense:
+        """Return a layer on jets, in the precision of the weights: it has few products."""
+        return BiasedDense(width, self.settings.epsilon, next(self._seeds), name=name, dtype=self.variable_dtype)
 
     def _last(self, name: str) -> keras.layers.Dense:
         initial = keras.initializers.GlorotUniform(seed=next(self._seeds))
-        return keras.layers.Dense(self.inputs_spec.n_targets, kernel_initializer=initial, name=name)
+        return keras.layers.Dense(
+            self.inputs_spec.n_targets, kernel_initializer=initial, name=name, dtype=self.variable_dtype
+        )
 
     @property
     def _body_width(self) -> int:
@@ -185,7 +196,7 @@ class PublishedUCluster(PublishedNetwork):
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(settings, inputs, seed, **kwargs)
-        self.head = [self._dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
+        self.head = [self._of_jets(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
         self.logits = self._last("logits")
 
     def build(self, input_shape: Any = None) -> None:
@@ -219,10 +230,11 @@ class PublishedUCluster(PublishedNetwork):
         context
             The training step; None in inference.
         """
+        features = ops.cast(features, self.variable_dtype)
         encoded = self.body(features, weight=weight, context=context)
         parts = [*encoded.first, *encoded.second, *encoded.edges]
         slots = self.aggregate(parts, weight=encoded.weight, context=context)
-        embedding = ops.mean(as_slots(slots, features.shape[1]), axis=1)
+        embedding = ops.mean(as_slots(single(slots), features.shape[1]), axis=1)
         rows = embedding
         for layer in self.head:
             rows = layer([rows], weight=weight, context=context)
@@ -252,8 +264,8 @@ class PublishedParticleUCluster(PublishedNetwork):
     ) -> None:
         super().__init__(settings, inputs, seed, **kwargs)
         self.n_globals = n_globals
-        self.expand = self._dense(GLOBAL_WIDTH, "expand")
-        self.head = [self._dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
+        self.expand = self._of_jets(GLOBAL_WIDTH, "expand")
+        self.head = [self._of_slots(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
         self.logits = self._last("logits")
 
     def build(self, input_shape: Any = None) -> None:
@@ -292,11 +304,12 @@ class PublishedParticleUCluster(PublishedNetwork):
         context
             The training step; None in inference.
         """
+        features = ops.cast(features, self.variable_dtype)
         encoded = self.body(features, weight=weight, context=context)
         jets = self.expand([global_features], weight=weight, context=context)
         parts = [*encoded.first, *encoded.second, self._on_slots(jets, features), *encoded.edges]
         slots = self.aggregate(parts, weight=encoded.weight, context=context)
-        embedding = ops.max(as_slots(slots, features.shape[1]), axis=1)
+        embedding = ops.max(as_slots(single(slots), features.shape[1]), axis=1)
         parts = [self._on_slots(embedding, features), encoded.first[0], encoded.second[0]]
         for layer in self.head:
             parts = [layer(parts, weight=encoded.weight, context=context)]

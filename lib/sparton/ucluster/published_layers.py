@@ -17,6 +17,7 @@ from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
 from sparton.ucluster.graph import Graph
 from sparton.ucluster.layers import multiply_parts
 from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, Sums, reduce_sums, row_sums, scaled_relu
+from sparton.ucluster.precision import MixedLayer, product, single
 
 Tensor = Any
 
@@ -81,7 +82,7 @@ def affine_of(parts: Sequence[tuple[AnyNorm, Sums]], context: BatchContext) -> l
     return [norm.scale_and_shift(own, context) for (norm, _), own in zip(parts, sums, strict=True)]
 
 
-class BiasedNorm(keras.layers.Layer):
+class BiasedNorm(MixedLayer):
     """Batch normalisation of ``x + b``, with the bias b that the published layers have in front of it.
 
     In training the mean of the batch takes b away again: it changes neither the result nor gets a gradient, which is
@@ -96,7 +97,7 @@ class BiasedNorm(keras.layers.Layer):
     def __init__(self, epsilon: float = 1e-3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.epsilon = epsilon
-        self.norm = BatchNorm(epsilon, name="norm")
+        self.norm = BatchNorm(epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create one value of each kind for each channel, the last axis of the input."""
@@ -113,10 +114,9 @@ class BiasedNorm(keras.layers.Layer):
         context
             The training step; None in inference.
         """
-        scale, shift = self.norm.scale_and_shift(sums, context)
+        scale, shift = self.norm.scale_and_shift(sums, context, offset=self.bias)
         if context is None:
             return scale, shift + self.bias * scale
-        self.norm.moving_mean.assign_add((1 - context.momentum) * ops.stop_gradient(self.bias))
         return scale, shift + 0 * self.bias
 
     def get_config(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class BiasedNorm(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-class BiasedDense(keras.layers.Layer):
+class BiasedDense(MixedLayer):
     """``ReLU(BN(x W + b))``, shared by all slots, for inputs in parts that are multiplied without being joined.
 
     Parameters
@@ -142,7 +142,7 @@ class BiasedDense(keras.layers.Layer):
         self.units = units
         self.epsilon = epsilon
         self.seed = seed
-        self.norm = BiasedNorm(epsilon, name="norm")
+        self.norm = BiasedNorm(epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, width: int) -> None:
         """Create the weights for parts that have ``width`` channels together."""
@@ -154,18 +154,18 @@ class BiasedDense(keras.layers.Layer):
         self, parts: Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
     ) -> Tensor:
         """Return [n, units] for parts [n, C_i]; each row counts ``weight`` [n] times in the statistics."""
-        rows = multiply_parts(parts, self.kernel)
+        rows = multiply_parts(parts, self.kernel, self.compute_dtype)
         if context is None:
             return scaled_relu(rows, self.norm.scale_and_shift(None, None))
         sums, rows = row_sums(rows, weight)
-        return scaled_relu(rows, *affine_of([(self.norm, sums)], context))
+        return scaled_relu(rows, *affine_of([(self.norm, sums)], context), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "units": self.units, "epsilon": self.epsilon, "seed": self.seed}
 
 
-class PublishedAttention(keras.layers.Layer):
+class PublishedAttention(MixedLayer):
     """Graph attention with one head, as in the published code.
 
     ``n_i = ReLU(BN(W_n x_i))`` and ``e_ij = ReLU(BN(W_e (x_i - x_j) + b_e))`` encode slots and edges; ``s_i =
@@ -191,10 +191,11 @@ class PublishedAttention(keras.layers.Layer):
         self.channels = channels
         self.epsilon = epsilon
         self.seed = seed
-        self.slot_norm = BatchNorm(epsilon, name="slot_norm")
-        self.edge_norm = BiasedNorm(epsilon, name="edge_norm")
-        self.self_norm = BiasedNorm(epsilon, name="self_norm")
-        self.neighbour_norm = BiasedNorm(epsilon, name="neighbour_norm")
+        self.slot_norm = BatchNorm(epsilon, name="slot_norm", dtype=self.dtype_policy)
+        self.edge_norm, self.self_norm, self.neighbour_norm = (
+            BiasedNorm(epsilon, name=name, dtype=self.dtype_policy)
+            for name in ("edge_norm", "self_norm", "neighbour_norm")
+        )
 
     def build(self, width: int) -> None:
         """Create the weights for slots with ``width`` channels."""
@@ -224,19 +225,20 @@ class PublishedAttention(keras.layers.Layer):
         context
             The training step; None in inference.
         """
-        projected, k = ops.matmul(slots, self.edge_kernel), graph.neighbour.shape[1]
+        half, k = self.compute_dtype, graph.neighbour.shape[1]
+        projected = product(slots, self.edge_kernel, half)
         if context is None:
             affine, score_affine = (norm.scale_and_shift(None, None) for norm in (self.edge_norm, self.neighbour_norm))
             scores = self._scores(projected, graph, affine)
         else:
             of_edges, projected = edge_sums(projected, graph, weight)
-            own = ops.stop_gradient(ops.matmul(slots, self.slot_kernel))
+            own = ops.stop_gradient(product(slots, self.slot_kernel, half))
             parts: list[tuple[AnyNorm, Sums]] = [
                 (self.edge_norm, of_edges),
                 (self.slot_norm, row_sums(own, weight)[0]),
             ]
             affine, own_affine = affine_of(parts, context)
-            own = ops.stop_gradient(ops.matmul(scaled_relu(own, own_affine), self.self_kernel))
+            own = ops.stop_gradient(product(scaled_relu(own, own_affine), self.self_kernel, half))
             each = None if weight is None else ops.repeat(weight, k)
             of_scores, scores = row_sums(self._scores(projected, graph, affine), each)
             parts = [(self.neighbour_norm, of_scores), (self.self_norm, row_sums(own, weight)[0])]
@@ -244,7 +246,7 @@ class PublishedAttention(keras.layers.Layer):
         logits = ops.reshape(ops.relu(scores * score_affine[0] + score_affine[1]), (-1, k))
         mixed, largest = mix_edges(projected, graph, affine, ops.softmax(logits, axis=-1))
         bias = self.bias if context is None else self.bias + 0 * self._idle()
-        return ops.relu(mixed + bias), largest
+        return ops.relu(ops.cast(single(mixed) + bias, half)), largest
 
     def _scores(self, projected: Tensor, graph: Graph, affine: Affine) -> Tensor:
         """Return ``w_t e_ij`` of all edges, [B P k, 1]."""
