@@ -51,9 +51,9 @@ def advance(state: LossScaleState, finite: tf.Tensor, settings: LossScaleSetting
     reduced = tf.maximum(scale * settings.backoff, settings.minimum)
     return LossScaleState(
         scale=tf.where(finite, grown, reduced),
-        good=tf.where(finite & ~grows, good + 1, 0),
+        good=tf.where(tf.logical_or(tf.logical_not(finite), grows), 0, good + 1),
         skipped=tf.where(finite, skipped, skipped + 1),
-        failures=tf.where(finite | (scale > settings.minimum), 0, failures + 1),
+        failures=tf.where(tf.logical_or(finite, scale > settings.minimum), 0, failures + 1),
     )
 
 

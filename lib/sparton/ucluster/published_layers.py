@@ -158,7 +158,8 @@ class BiasedDense(MixedLayer):
         if context is None:
             return scaled_relu(rows, self.norm.scale_and_shift(None, None))
         sums, rows = row_sums(rows, weight)
-        return scaled_relu(rows, *affine_of([(self.norm, sums)], context), self.compute_dtype)
+        (affine,) = affine_of([(self.norm, sums)], context)
+        return scaled_relu(rows, affine, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
