@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         result = run(item, sets[item.target], folder, test)
         results.append(result)
-        print(f"{item.name:24}seed {item.training.seed}  accuracy {result['final']['accuracy']:.4f}", flush=True)
+        print(_line(result), flush=True)
     classes = len(test.classes)
     baselines = [*mass_baselines(test.mass, recipe.model.n_clusters, options.seeds[0], test.label, classes)]
     for name, text in PEAK_TARGETS.items():
@@ -60,6 +60,15 @@ def main(arguments: list[str] | None = None) -> int:
     data = {TRAIN: train_jets, TEST: len(test.label), "seed": recipe.generate.seed}
     write_pages(Path(options.docs), results, baselines, data)
     return 0
+
+
+def _line(result: Result) -> str:
+    figures = (
+        f"accuracy {result['final']['accuracy']:.4f}",
+        f"{result['exchange_bytes'] / 1e3:,.0f} kB of gradients a step",
+        f"{result['skipped']:.2%} of steps skipped",
+    )
+    return f"{result['name']:24}seed {result['seed']}  {'  '.join(figures)}"
 
 
 def _chosen(items: list[Run], names: list[str] | None) -> list[Run]:

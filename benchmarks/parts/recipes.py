@@ -162,6 +162,14 @@ def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
         one("published_beta", "β = 10 as published", training=training_with(beta=10.0, agreement=0.0)),
         one("centroids_each_epoch", "centroids sought anew each epoch", trainer=CentroidsEachEpoch),
         one("centroids_one_shard", "centroids from one shard", training=training_with(centroid_rows=1)),
+        one("bfloat16", "products in bfloat16", training=training_with(precision="bfloat16")),
+        one("float16", "products in float16", training=training_with(precision="float16")),
+        one("half_exchange", "gradients exchanged in float16", training=training_with(exchange_precision="float16")),
+        one(
+            "float16_both",
+            "products and exchange in float16",
+            training=training_with(precision="float16", exchange_precision="float16"),
+        ),
     ]
 
 

@@ -30,6 +30,7 @@ from sparton.report.baselines import BaselineResult
 from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
 from sparton.ucluster.losses import squared_distances
 from sparton.ucluster.networks import Network, create
+from sparton.ucluster.precision import POLICIES
 from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
 from sparton.ucluster.train import COLUMNS, Trainer
 
@@ -142,7 +143,7 @@ def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
         return _read(done)
     own.mkdir(parents=True, exist_ok=True)
     trainer = item.trainer(item, set_folder, own, test)
-    trainer.run(str(own / "model"))
+    summary = trainer.run(str(own / "model"))
     epochs = [_read(path) for path in sorted(own.glob(RESULTS))]
     curve = {row.epoch: row.to_json() for row in trainer.rows}
     epochs = [epoch | {"curve": curve[epoch["epoch"]]} for epoch in epochs]
@@ -157,6 +158,8 @@ def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
         "epochs": epochs,
         "final": trainer.describe(trainer.final_clusters()),
         "seconds": sum(row.seconds for row in trainer.rows),
+        "exchange_bytes": summary.exchange_bytes,
+        "skipped": (summary.skipped or 0) / summary.steps,
         "weights": int(sum(np.prod(variable.shape) for variable in trainer.model.trainable_variables)),
     }
     storage.remove(str(own / "checkpoints"))
@@ -196,7 +199,8 @@ class StudyTrainer(Trainer):
         """Return the network of the run."""
         if self.item.network is None:
             return super().network(model)
-        return self._built(self.item.network(model, self.inputs(), self.settings.seed))
+        policy = POLICIES[self.settings.precision]
+        return self._built(self.item.network(model, self.inputs(), self.settings.seed, dtype=policy))
 
     def inputs(self) -> InputSpec:
         """Return what the run's own network reads."""
@@ -275,7 +279,7 @@ class Supervised(StudyTrainer):
         self.manifest = self.manifest.model_copy(update={"splits": splits})
         edges = tuple(float(index) for index in range(len(self.test.classes)))
         inputs = InputSpec.of(self.manifest).model_copy(update={"mass_bin_edges": edges})
-        return create(model, inputs, self.settings.seed)
+        return create(model, inputs, self.settings.seed, self.settings.precision)
 
     def batches(self, plan: EpochPlan) -> tf.data.Dataset:
         """Return the batches with the class in place of the mass bin; padding has class 0 and weight 0."""

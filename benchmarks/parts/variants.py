@@ -12,6 +12,7 @@ from keras import ops
 from sparton.ucluster.graph import Graph, Packing
 from sparton.ucluster.model import Outputs, UCluster
 from sparton.ucluster.normalisation import BatchContext, BatchNorm
+from sparton.ucluster.precision import single
 from sparton.ucluster.settings import InputSpec, ModelSettings
 
 Tensor = Any
@@ -51,7 +52,7 @@ class PaddingInStatistics(UCluster):
         mask = ops.cast(ops.reshape(packing.real, (-1, 1)), features.dtype)
         shape = (-1, packing.real.shape[1])
         return ops.concatenate(
-            [ops.sum(ops.reshape(part * mask, (*shape, part.shape[-1])), axis=1) for part in parts], axis=-1
+            [ops.sum(ops.reshape(single(part) * mask, (*shape, part.shape[-1])), axis=1) for part in parts], axis=-1
         )
 
 
@@ -109,7 +110,7 @@ class LearntScale(UCluster):
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(settings, inputs, seed, **kwargs)
-        self.embedding_norm = BatchNorm(settings.epsilon, affine=True, name="embedding_norm")
+        self.embedding_norm = BatchNorm(settings.epsilon, affine=True, name="embedding_norm", dtype=self.variable_dtype)
 
 
 class MeanOverParticles(UCluster):

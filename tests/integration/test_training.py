@@ -20,6 +20,7 @@ from sparton.distributed.launch import LaunchSettings, launch
 from sparton.distributed.simulate import simulate
 from sparton.distributed.world import Connection
 from sparton.errors import ConfigError, DataError, TrainingError
+from sparton.optim.settings import LossScaleSettings
 from sparton.ucluster import bundle
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.train import Trainer, TrainingSummary, train
@@ -179,6 +180,61 @@ def test_ranks_train_one_model(training_set: str, tmp_path: Path) -> None:
     assert summaries[0].steps == summaries[1].steps
     assert summaries[0].last["val_focal"] == pytest.approx(summaries[1].last["val_focal"])
     assert all(np.isfinite(variable).all() for variable in weights(tmp_path))
+
+
+HALF = TRAINING.model_copy(
+    update={
+        "precision": "float16",
+        "exchange_precision": "float16",
+        # So large that the first steps overflow, and growing so fast that later ones do.
+        "loss_scale": LossScaleSettings(initial=2.0**40, maximum=2.0**40, interval=4),
+    }
+)
+
+
+def test_half_precision_resumes_to_the_same_bits_and_tells_what_it_skipped(
+    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = run(training_set, tmp_path / "whole", HALF)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "whole" / "bundle" / "training_curve.csv").read_text())))
+    assert summary.skipped == sum(int(row["skipped"]) for row in rows) > 4
+    assert float(rows[0]["loss_scale"]) < 2.0**40
+    assert float(rows[-1]["train_focal"]) < float(rows[0]["train_focal"])
+    original = Trainer._epoch
+
+    def killed(trainer: Trainer, epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        original(trainer, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(training_set, tmp_path / "parts", HALF)
+    resumed = run(training_set, tmp_path / "parts", HALF)
+    timed = {"jets_per_second", "seconds"}
+    assert {name: value for name, value in resumed.last.items() if name not in timed} == {
+        name: value for name, value in summary.last.items() if name not in timed
+    }
+    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_two_horovod_workers_train_in_half_precision(spark: SparkSession, training_set: str, tmp_path: Path) -> None:
+    """Both ways; the ranks compare their variables, the loss scale among them, after each epoch."""
+    training = HALF.model_copy(update={"pretrain_epochs": 2, "joint_epochs": 1})
+    folders = (str(tmp_path / "checkpoints"), str(tmp_path / "bundle"))
+    workers = LaunchSettings(workers=2, start_timeout_s=240, threads_per_worker=1)
+    first, second = launch(train, (training_set, *folders, SMALL, training), spark, workers)
+    assert first.skipped == second.skipped
+    assert 0 < first.skipped < first.steps
+    assert (
+        first.exchange_bytes
+        == second.exchange_bytes
+        == 2 * sum(value.size for name, value in named_weights(tmp_path).items() if "moving" not in name)
+    )
+    assert first.last["val_focal"] == pytest.approx(second.last["val_focal"])
+    assert all(np.isfinite(value).all() for value in named_weights(tmp_path).values())
 
 
 def test_two_horovod_workers_train_what_one_process_trains(

@@ -57,6 +57,12 @@ def test_padding_in_statistics_changes_nothing_in_inference() -> None:
     np.testing.assert_allclose(embed(made(variants.PaddingInStatistics)), embed(made(UCluster)), atol=1e-5)
 
 
+def test_padding_in_statistics_can_be_half_precision() -> None:
+    half = variants.PaddingInStatistics(SMALL, inputs(), 3, dtype="mixed_float16")
+    half.build()
+    np.testing.assert_allclose(embed(half), embed(made(variants.PaddingInStatistics)), atol=2e-2)
+
+
 def test_padding_as_particles_is_the_default_network_of_full_jets() -> None:
     full = np.full_like(COUNTS, SLOTS)
     expected = made(UCluster)(tf.constant(FEATURES), tf.constant(full)).embedding

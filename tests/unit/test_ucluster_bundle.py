@@ -36,7 +36,7 @@ def test_loaded_network_predicts_what_the_saved_one_did(folder: str) -> None:
     loaded = bundle.load(folder)
     embedding, distance, cluster = predict.assign(loaded, features, counts)
     expected = np.asarray(network(seed=11)(features, counts).embedding)
-    np.testing.assert_allclose(embedding, expected, atol=1e-6)
+    np.testing.assert_allclose(embedding, expected, rtol=1e-6, atol=1e-6)
     brute = np.linalg.norm(expected[:, None] - np.array(CENTROIDS)[None], axis=-1)
     np.testing.assert_allclose(distance, brute, rtol=1e-5)
     np.testing.assert_array_equal(cluster, brute.argmin(axis=1))

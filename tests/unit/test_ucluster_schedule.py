@@ -76,12 +76,23 @@ def test_default_schedules_fall_in_each_phase_and_rise_in_alpha() -> None:
     assert all(one.momentum <= other.momentum for one, other in pairwise(found))
 
 
+def test_moving_averages_do_not_count_skipped_steps() -> None:
+    """After three steps that changed nothing the first one that counts starts the averages, as step 0 would have."""
+    settings = TrainSettings()
+    fourth, first = (schedule_at(settings, 1, 0, step, 10, skipped) for step, skipped in ((3, 3), (0, 0)))
+    assert fourth.momentum == first.momentum == 0
+    assert fourth.learning_rate == schedule_at(settings, 1, 0, 3, 10).learning_rate
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["train.pretrain_epochs=0"], "needs start_from"),
         (["train.pretrain_epochs=0", "train.joint_epochs=0", "train.start_from=a"], "at least one epoch"),
         (["train.rate_schedule=linear"], "'cosine' or 'halving'"),
+        (["train.precision=half"], "'float32', 'bfloat16' or 'float16'"),
+        (["train.exchange_precision=bfloat16"], "'float32' or 'float16'"),
+        (["train.loss_scale.minimum=1e6"], "minimum <= initial <= maximum"),
         (["model.network=publsihed"], "'default' or 'published'"),
     ],
 )

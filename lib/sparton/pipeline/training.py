@@ -51,7 +51,7 @@ def train(
     DataError
         If the input is not a training set, or a shard is not what its manifest says.
     TrainingError
-        If slots are missing, a worker fails, ranks disagree or a loss is not finite.
+        If slots are missing, a worker fails, ranks disagree, a loss is not finite or gradients keep overflowing.
     """
     data, start = settings.folder("set", input), settings.train.start_from
     inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
@@ -83,6 +83,7 @@ def train(
         return {
             "workers": settings.launch.workers,
             "steps": summary.steps,
+            **({} if summary.skipped is None else {"skipped steps": summary.skipped}),
             "epochs": summary.epochs,
             "jets/s": summary.jets_per_second,
         }

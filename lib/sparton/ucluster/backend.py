@@ -33,7 +33,7 @@ def portable() -> Iterator[None]:
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """Return the module of operations on compiled kernels if they can compute with this tensor here, else None.
 
-    They need float32, TensorFlow without a GPU, and Numba.
+    They need float32, TensorFlow without a GPU, and Numba; rows of half precision have none.
     """
     if _portable.get() or keras.backend.standardize_dtype(tensor.dtype) != "float32":
         return None

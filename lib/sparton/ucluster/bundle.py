@@ -14,7 +14,7 @@ from sparton import storage
 from sparton.config import Config, validate
 from sparton.data.featurize import FeatureSpec
 from sparton.errors import ConfigError, DataError
-from sparton.ucluster.settings import InputSpec, ModelSettings
+from sparton.ucluster.settings import InputSpec, ModelSettings, Precision
 
 if TYPE_CHECKING:
     from sparton.ucluster.networks import Network
@@ -137,8 +137,10 @@ def read_description(folder: str) -> Description:
         raise DataError(f"{error}; the bundle is damaged, train again") from None
 
 
-def load(folder: str) -> Bundle:
+def load(folder: str, precision: Precision | None = None) -> Bundle:
     """Check a bundle, build its network and load the weights.
+
+    ``precision`` is that of the network's products, for a training to go on; None takes Keras' own dtype policy.
 
     Raises
     ------
@@ -147,7 +149,7 @@ def load(folder: str) -> Bundle:
     """
     verify(folder)
     description = read_description(folder)
-    model = build(description)
+    model = build(description, precision)
     with tempfile.TemporaryDirectory(prefix="sparton-weights-") as scratch:
         local = os.path.join(scratch, WEIGHTS)
         _copy(storage.join(folder, WEIGHTS), local)
@@ -159,11 +161,11 @@ def load(folder: str) -> Bundle:
     return Bundle(model, description)
 
 
-def build(description: Description) -> Network:
+def build(description: Description, precision: Precision | None = None) -> Network:
     """Return the network of a description, with fresh weights."""
     from sparton.ucluster.networks import create
 
-    return create(description.model, description.inputs)
+    return create(description.model, description.inputs, precision=precision)
 
 
 def _copy(source: str, target: str) -> None:

@@ -10,7 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CurveRow:
-    """One epoch; losses are means over jets, empty in the CSV where there was nothing to compute them on."""
+    """One epoch; losses are means over jets, empty in the CSV where there was nothing to compute them on.
+
+    ``skipped`` counts the epoch's steps whose gradients overflowed, ``loss_scale`` is the factor after them; both are
+    None where no gradient is float16.
+    """
 
     epoch: int
     phase: str
@@ -26,6 +30,8 @@ class CurveRow:
     changed: float | None
     jets_per_second: float
     seconds: float
+    loss_scale: float | None
+    skipped: int | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain values."""

@@ -2,6 +2,9 @@
 
 An edge from node i to its neighbour j is encoded as ``e_ij = ReLU((x_i - x_j) scale + shift)``, where x is the nodes'
 projection; the encoding stands for all edges only here, or not even here where compiled kernels compute it.
+
+Of nodes in half precision the differences and encodings are half precision too, and their mean and maximum; scale and
+shift are applied in single precision, in which statistics and scores are returned.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from keras import ops
 from sparton.ucluster.backend import kernels_for
 from sparton.ucluster.graph import Graph
 from sparton.ucluster.normalisation import Affine, Sums
+from sparton.ucluster.precision import product, single
 
 Tensor = Any
 
@@ -29,13 +33,13 @@ def edge_sums(nodes: Tensor, graph: Graph, weight: Tensor | None = None) -> tupl
     weight
         [M]: how often the edges of each node count; None counts each once.
     """
-    weight = ops.ones_like(nodes[:, 0]) if weight is None else weight
+    weight = ops.ones_like(single(nodes[:, 0])) if weight is None else weight
     count = ops.sum(weight * ops.cast(graph.degree, weight.dtype))
     kernels = kernels_for(nodes)
     if kernels is not None:
         total, squares, nodes = kernels.edge_sums(nodes, weight, kernels.Edges(*graph))
         return Sums(count, total, squares), nodes
-    difference = _differences(nodes, graph)
+    difference = single(_differences(nodes, graph))
     share = (weight[:, None] * graph.exists(weight.dtype))[..., None]
     total, squares = (ops.sum(share * values, axis=(0, 1)) for values in (difference, difference * difference))
     return Sums(count, total, squares), nodes
@@ -58,7 +62,7 @@ def edge_scores(nodes: Tensor, graph: Graph, affine: Affine, weight: Tensor) -> 
     kernels = kernels_for(nodes)
     if kernels is not None:
         return kernels.edge_scores(nodes, *affine, weight, kernels.Edges(*graph))
-    scores = ops.matmul(_encoded(nodes, graph, affine), weight[:, None])[..., 0]
+    scores = single(product(_encoded(nodes, graph, affine), weight[:, None], nodes.dtype)[..., 0])
     return scores * graph.exists(scores.dtype)
 
 
@@ -80,7 +84,7 @@ def mix_edges(nodes: Tensor, graph: Graph, affine: Affine, shares: Tensor) -> tu
     if kernels is not None:
         return kernels.mix_edges(nodes, *affine, shares, kernels.Edges(*graph))
     edges = _encoded(nodes, graph, affine)
-    mixed = ops.matmul(shares[:, None, :], edges)[:, 0]
+    mixed = product(shares[:, None, :], edges, nodes.dtype)[:, 0]
     # A missing neighbour repeats the nearest one, which leaves the maximum alone; that of no neighbours is 0.
     # The initial value lets a batch without any particle pass, as a rank may have at the end of an epoch.
     return mixed, ops.max(edges, axis=1, initial=0.0) * graph.exists(edges.dtype)[:, :1]
@@ -92,4 +96,4 @@ def _differences(nodes: Tensor, graph: Graph) -> Tensor:
 
 def _encoded(nodes: Tensor, graph: Graph, affine: Affine) -> Tensor:
     scale, shift = affine
-    return ops.relu(_differences(nodes, graph) * scale + shift)
+    return ops.relu(ops.cast(single(_differences(nodes, graph)) * scale + shift, nodes.dtype))

@@ -21,8 +21,12 @@ def epoch_row(
     schedule: Schedule,
     speed: float,
     seconds: float,
+    loss_scale: float | None,
 ) -> CurveRow:
-    """Return the epoch's row; before the centroids exist there is nothing to say of clusters."""
+    """Return the epoch's row; before the centroids exist there is nothing to say of clusters.
+
+    ``means`` are those of the losses, with the number of skipped steps.
+    """
 
     def seen(name: str) -> float | None:
         value = None if observed is None else getattr(observed, name)
@@ -43,6 +47,8 @@ def epoch_row(
         changed=seen("changed") if joint else None,
         jets_per_second=round(speed, 1),
         seconds=round(seconds, 3),
+        loss_scale=loss_scale,
+        skipped=None if loss_scale is None else int(means.skipped),
     )
 
 
@@ -56,4 +62,5 @@ def epoch_line(row: CurveRow, epochs: int) -> str:
         ("smallest cluster", row.smallest_cluster),
     )
     figures = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
-    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s"
+    scaling = f", {row.skipped} steps skipped, loss scale {row.loss_scale:g}" if row.skipped else ""
+    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s{scaling}"

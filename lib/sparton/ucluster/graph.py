@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from sparton.ucluster.backend import kernels_for
+from sparton.ucluster.precision import single
 
 Tensor = Any
 
@@ -99,7 +100,7 @@ def angular_graph(angles: Tensor, packing: Packing, k: int) -> Graph:
 
 def feature_graph(points: Tensor, packing: Packing, k: int) -> Graph:
     """Return each node's ``k`` nearest others by the Euclidean distance of ``points`` [M, C]."""
-    k = min(k, packing.real.shape[1])
+    k, points = min(k, packing.real.shape[1]), single(points)
     kernels = kernels_for(points)
     if kernels is not None:
         neighbour, degree = kernels.nearest_points(points, packing.offsets, k)
@@ -147,7 +148,8 @@ def nearest(distance: Tensor, packing: Packing, k: int) -> Graph:
 
 
 def pooled_sum(nodes: Tensor, packing: Packing) -> Tensor:
-    """Return the sum [B, C] over each jet's nodes [M, C]."""
+    """Return the sum [B, C] over each jet's nodes [M, C]; of nodes in half precision in single precision."""
+    nodes = single(nodes)
     jets = packing.real.shape[0] or ops.shape(packing.real)[0]
     kernels = kernels_for(nodes)
     if kernels is not None:

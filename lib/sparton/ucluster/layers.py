@@ -14,6 +14,7 @@ from keras import ops
 from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
 from sparton.ucluster.graph import Graph
 from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, reduce_sums, row_sums, scaled_relu
+from sparton.ucluster.precision import MixedLayer, product, single
 
 Tensor = Any
 
@@ -21,23 +22,24 @@ LEAK = 0.2  # slope of the attention's LeakyReLU below 0
 SMALL = 1e-12  # keeps the softmax of a node without neighbours finite, and its square the gradient
 
 
-def multiply_parts(parts: Sequence[Tensor], kernel: Tensor) -> Tensor:
-    """Return ``x W`` [n, units] for x [n, C] in parts [n, C_i].
+def multiply_parts(parts: Sequence[Tensor], kernel: Tensor, dtype: str) -> Tensor:
+    """Return ``x W`` [n, units] for x [n, C] in parts [n, C_i], all taken in ``dtype``.
 
     Where the result is wider than x it is cheaper to join the parts than to add their products.
     """
+    parts = [ops.cast(part, dtype) for part in parts]
     widths = [part.shape[-1] for part in parts]
     if len(parts) > 1 and sum(widths) < kernel.shape[-1] * len(parts):
-        return ops.matmul(ops.concatenate(list(parts), axis=-1), kernel)
+        return product(ops.concatenate(parts, axis=-1), kernel, dtype)
     total, row = None, 0
     for part, width in zip(parts, widths, strict=True):
-        product = ops.matmul(part, kernel[row : row + width])
-        total = product if total is None else total + product
+        summand = product(part, kernel[row : row + width], dtype)
+        total = summand if total is None else total + summand
         row += width
     return total
 
 
-class DenseNorm(keras.layers.Layer):
+class DenseNorm(MixedLayer):
     """``ReLU(BN(x W))`` for rows that are given in parts, which are multiplied without being joined.
 
     Parameters
@@ -55,7 +57,7 @@ class DenseNorm(keras.layers.Layer):
         self.units = units
         self.epsilon = epsilon
         self.seed = seed
-        self.norm = BatchNorm(epsilon, name="norm")
+        self.norm = BatchNorm(epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         """Create a kernel with as many rows as the parts have channels together."""
@@ -75,14 +77,14 @@ class DenseNorm(keras.layers.Layer):
 
     def linear(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
         """Return ``x W`` [n, units], before the normalisation."""
-        return multiply_parts(parts if isinstance(parts, list | tuple) else [parts], self.kernel)
+        return multiply_parts(parts if isinstance(parts, list | tuple) else [parts], self.kernel, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "units": self.units, "epsilon": self.epsilon, "seed": self.seed}
 
 
-class Projection(keras.layers.Layer):
+class Projection(MixedLayer):
     """``x W``, for a normalisation to follow.
 
     Parameters
@@ -105,14 +107,14 @@ class Projection(keras.layers.Layer):
 
     def call(self, rows: Tensor) -> Tensor:
         """Return [n, units] for rows [n, C]."""
-        return ops.matmul(rows, self.kernel)
+        return product(rows, self.kernel, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "units": self.units, "seed": self.seed}
 
 
-class GraphAttention(keras.layers.Layer):
+class GraphAttention(MixedLayer):
     """Attention of every node to its neighbours' differences from it (Chen et al. 2019, GAPNet; one head).
 
     ``n_i = ReLU(BN(W_n x_i))`` and ``e_ij = ReLU(BN(W_e (x_i - x_j)))`` encode nodes and edges; ``c_ij = LeakyReLU(w_s
@@ -135,8 +137,8 @@ class GraphAttention(keras.layers.Layer):
         self.channels = channels
         self.epsilon = epsilon
         self.seed = seed
-        self.node_norm = BatchNorm(epsilon, name="node_norm")
-        self.edge_norm = BatchNorm(epsilon, name="edge_norm")
+        self.node_norm = BatchNorm(epsilon, name="node_norm", dtype=self.dtype_policy)
+        self.edge_norm = BatchNorm(epsilon, name="edge_norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights for nodes [M, C]."""
@@ -167,13 +169,16 @@ class GraphAttention(keras.layers.Layer):
         tuple
             Two tensors [M, channels]; a node without neighbours has ``ReLU(b_o)`` and 0.
         """
-        encoded, projected = ops.matmul(nodes, self.node_kernel), ops.matmul(nodes, self.edge_kernel)
+        encoded, projected = (
+            product(nodes, kernel, self.compute_dtype) for kernel in (self.node_kernel, self.edge_kernel)
+        )
         encoded, projected, node_affine, edge_affine = self._affine(encoded, projected, graph, context)
-        own = ops.matmul(scaled_relu(encoded, node_affine), self.node_score) + self.score_bias
+        own = scaled_relu(encoded, node_affine, self.compute_dtype)
+        own = single(product(own, self.node_score, self.compute_dtype)) + self.score_bias
         others = edge_scores(projected, graph, edge_affine, self.edge_score[:, 0])
         shares = _softmax(ops.leaky_relu(own + others, negative_slope=LEAK), graph.exists(others.dtype))
         mixed, largest = mix_edges(projected, graph, edge_affine, shares)
-        return ops.relu(mixed + self.bias), largest
+        return ops.relu(ops.cast(single(mixed) + self.bias, self.compute_dtype)), largest
 
     def _affine(
         self, encoded: Tensor, projected: Tensor, graph: Graph, context: BatchContext | None

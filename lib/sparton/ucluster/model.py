@@ -49,36 +49,40 @@ class UCluster(keras.Model):
         The tensor to be read.
     seed
         Of the initial weights.
+    dtype
+        Keras dtype policy of the layers on particles, as in :mod:`sparton.ucluster.precision`.
     """
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
         # A fixed name: Keras would number the networks of a process, and checkpoints name variables by their paths.
-        super().__init__(**{"name": "ucluster", **kwargs})
+        super().__init__(**{"name": "ucluster", "autocast": False, **kwargs})
         self.settings = settings
         self.inputs_spec = inputs
         self.seed = seed
         seeds = iter(_seeds(seed))
 
-        def dense(width: int, name: str) -> DenseNorm:
-            return DenseNorm(width, settings.epsilon, next(seeds), name=name)
+        # The layers on the jet, 1 % of the products, stay in the precision of the weights.
+        particles, jets = self.dtype_policy, self.variable_dtype
+
+        def dense(width: int, name: str, dtype: Any = jets) -> DenseNorm:
+            return DenseNorm(width, settings.epsilon, next(seeds), name=name, dtype=dtype)
 
         self.attention = [
-            GraphAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}")
+            GraphAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}", dtype=particles)
             for index, width in enumerate(settings.attention)
         ]
         blocks = (settings.first_block, settings.second_block)
         self.blocks = [
-            [dense(width, f"block_{block}_{layer}") for layer, width in enumerate(widths)]
+            [dense(width, f"block_{block}_{layer}", particles) for layer, width in enumerate(widths)]
             for block, widths in enumerate(blocks)
         ]
-        self.pooled_norm = BatchNorm(settings.epsilon, affine=False, name="pooled_norm")
+        self.pooled_norm = BatchNorm(settings.epsilon, affine=False, name="pooled_norm", dtype=jets)
         self.jet_block = [dense(width, f"jet_block_{layer}") for layer, width in enumerate(settings.jet_block)]
-        self.projection = Projection(settings.embedding, next(seeds), name="projection")
-        self.embedding_norm = BatchNorm(settings.epsilon, affine=False, name="embedding_norm")
+        self.projection = Projection(settings.embedding, next(seeds), name="projection", dtype=jets)
+        self.embedding_norm = BatchNorm(settings.epsilon, affine=False, name="embedding_norm", dtype=jets)
         self.head = [dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
-        self.logits = keras.layers.Dense(
-            inputs.n_targets, kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds)), name="logits"
-        )
+        initial = keras.initializers.GlorotUniform(seed=next(seeds))
+        self.logits = keras.layers.Dense(inputs.n_targets, kernel_initializer=initial, name="logits", dtype=jets)
         self.centroids = self.add_weight(
             name="centroids", shape=(settings.n_clusters, settings.embedding), initializer="zeros"
         )
@@ -129,6 +133,7 @@ class UCluster(keras.Model):
         context
             The training step; None in inference.
         """
+        features = ops.cast(features, self.variable_dtype)
         if weight is not None:
             n_particles = ops.where(weight > 0, n_particles, 0)
         packing = pack(n_particles, features.shape[1])

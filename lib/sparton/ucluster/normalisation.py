@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
 from sparton.ucluster.backend import kernels_for
+from sparton.ucluster.precision import MixedLayer, single
 
 Tensor = Any
+
+
+def _assign(variable: Any, value: Tensor) -> None:
+    variable.assign(value)
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,17 @@ class BatchContext:
         Sums each tensor over all ranks; differentiable as the sum of the ranks' losses.
     momentum
         Weight of the past in the moving averages, scalar in [0, 1).
+    assign
+        Takes a moving average and its next value; it is assigned at once unless the step has yet to be found valid.
     """
 
     reduce: Callable[[Sequence[Tensor]], list[Tensor]]
     momentum: Tensor
+    assign: Callable[[Any, Tensor], None] = _assign
+
+    def average(self, variable: Any, value: Tensor) -> None:
+        """Draw a moving average towards a value; no gradient flows through it."""
+        self.assign(variable, self.momentum * variable + (1 - self.momentum) * ops.stop_gradient(value))
 
 
 class Sums(NamedTuple):
@@ -49,8 +60,10 @@ Affine = tuple[Tensor, Tensor]
 def row_sums(rows: Tensor, weight: Tensor | None = None) -> tuple[Sums, Tensor]:
     """Return the sums of rows [n, C], each counted ``weight`` [n] times; once without it; and the rows.
 
-    The rows are to be used after their sums: so the gradients of both are added in one pass.
+    The rows are to be used after their sums: so the gradients of both are added in one pass. Those of half precision
+    are returned, and summed, in single precision.
     """
+    rows = single(rows)
     weight = ops.ones_like(rows[:, 0]) if weight is None else weight
     kernels = kernels_for(rows)
     if kernels is not None:
@@ -60,11 +73,18 @@ def row_sums(rows: Tensor, weight: Tensor | None = None) -> tuple[Sums, Tensor]:
     return Sums(ops.sum(weight), total, squares), rows
 
 
-def scaled_relu(rows: Tensor, affine: Affine) -> Tensor:
-    """Return ``ReLU(x scale + shift)`` for rows [n, C]."""
+def scaled_relu(rows: Tensor, affine: Affine, dtype: Any = None) -> Tensor:
+    """Return ``ReLU(x scale + shift)`` for rows [n, C], in a dtype of choice; that of the rows without one.
+
+    Rows of half precision are scaled and shifted in single precision.
+    """
     scale, shift = affine
+    dtype = rows.dtype if dtype is None else dtype
+    rows = single(rows)
     kernels = kernels_for(rows)
-    return ops.relu(rows * scale + shift) if kernels is None else kernels.scaled_relu(rows, scale, shift)
+    if kernels is not None:
+        return ops.cast(kernels.scaled_relu(rows, scale, shift), dtype)
+    return ops.relu(ops.cast(rows * scale + shift, dtype))
 
 
 def reduce_sums(parts: Sequence[Sums], context: BatchContext) -> list[Sums]:
@@ -73,8 +93,10 @@ def reduce_sums(parts: Sequence[Sums], context: BatchContext) -> list[Sums]:
     return [Sums(*flat[index : index + 3]) for index in range(0, len(flat), 3)]
 
 
-class BatchNorm(keras.layers.Layer):
+class BatchNorm(MixedLayer):
     """Shift and scale each channel to mean 0 and variance 1 over the batch, then by learnt values.
+
+    It computes in the dtype of its variables whatever that of the rows is.
 
     Parameters
     ----------
@@ -104,17 +126,18 @@ class BatchNorm(keras.layers.Layer):
         return rows * scale + shift
 
     def rectified(self, rows: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
-        """Return the ReLU of rows normalised as by :meth:`call`."""
-        return scaled_relu(*self.affine_of(rows, weight, context))
+        """Return the ReLU of rows normalised as by :meth:`call`, in the compute dtype."""
+        return scaled_relu(*self.affine_of(rows, weight, context), self.compute_dtype)
 
     def affine_of(self, rows: Tensor, weight: Tensor | None, context: BatchContext | None) -> tuple[Tensor, Affine]:
-        """Return the rows, and the scale and shift that normalise them."""
+        """Return the rows in the dtype of the variables, and the scale and shift that normalise them."""
+        rows = ops.cast(rows, self.variable_dtype)
         if context is None:
             return rows, self.scale_and_shift(None, None)
         sums, rows = row_sums(rows, weight)
         return rows, self.scale_and_shift(reduce_sums([sums], context)[0], context)
 
-    def scale_and_shift(self, sums: Sums | None, context: BatchContext | None) -> Affine:
+    def scale_and_shift(self, sums: Sums | None, context: BatchContext | None, offset: Tensor | float = 0) -> Affine:
         """Return [C] each, so that ``rows * scale + shift`` is normalised.
 
         Parameters
@@ -123,6 +146,8 @@ class BatchNorm(keras.layers.Layer):
             Statistics over all ranks, from which the moving averages are updated; None takes the latter.
         context
             The training step; None in inference.
+        offset
+            Added to the mean that enters the moving average, [C].
         """
         if sums is None or context is None:
             mean, variance = self.moving_mean, self.moving_variance
@@ -130,8 +155,8 @@ class BatchNorm(keras.layers.Layer):
             count = ops.maximum(sums.count, 1)
             mean = sums.total / count
             variance = ops.maximum(sums.squares / count - ops.square(mean), 0)
-            self._average(self.moving_mean, mean, context.momentum)
-            self._average(self.moving_variance, variance, context.momentum)
+            context.average(self.moving_mean, mean + offset)
+            context.average(self.moving_variance, variance)
         scale = ops.rsqrt(variance + self.epsilon)
         shift = -mean * scale
         if not self.affine:
@@ -142,7 +167,3 @@ class BatchNorm(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "epsilon": self.epsilon, "affine": self.affine}
-
-    @staticmethod
-    def _average(variable: Any, value: Tensor, momentum: Tensor) -> None:
-        variable.assign(momentum * variable + (1 - momentum) * ops.stop_gradient(value))

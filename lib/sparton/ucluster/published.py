@@ -17,6 +17,7 @@ from sparton.errors import ConfigError
 from sparton.ucluster.graph import Graph, gather_nodes
 from sparton.ucluster.model import Outputs
 from sparton.ucluster.normalisation import BatchContext
+from sparton.ucluster.precision import MixedLayer
 from sparton.ucluster.published_layers import (
     SEEDS,
     BiasedDense,
@@ -24,9 +25,8 @@ from sparton.ucluster.published_layers import (
     PublishedAttention,
     Slots,
     different_slots,
-    nearest_slots,
-    plane_distance,
-    space_distance,
+    nearest_in_plane,
+    nearest_in_space,
 )
 from sparton.ucluster.settings import InputSpec, ModelSettings
 
@@ -49,7 +49,7 @@ class Encoded(NamedTuple):
     slots: Slots
 
 
-class Body(keras.layers.Layer):
+class Body(MixedLayer):
     """Two blocks of graph attention and shared dense layers on the slots.
 
     The first graph joins neighbours in (eta, phi), the second one in what the first block computed; in the second,
@@ -76,12 +76,14 @@ class Body(keras.layers.Layer):
         self.n_features = inputs.n_features
         self.columns = Columns(*inputs.angles, inputs.feature_names.index(SENTINEL))
         self.attention = [
-            PublishedAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}")
+            PublishedAttention(width, settings.epsilon, next(seeds), name=f"attention_{index}", dtype=self.dtype_policy)
             for index, width in enumerate(settings.attention)
         ]
         self.blocks = [
             [
-                BiasedDense(width, settings.epsilon, next(seeds), name=f"block_{block}_{layer}")
+                BiasedDense(
+                    width, settings.epsilon, next(seeds), name=f"block_{block}_{layer}", dtype=self.dtype_policy
+                )
                 for layer, width in enumerate(widths)
             ]
             for block, widths in enumerate((settings.first_block, settings.second_block))
@@ -103,9 +105,9 @@ class Body(keras.layers.Layer):
         k, slots = self.settings.neighbours, different_slots(features)
         each = slots.count if weight is None else slots.count * ops.take(weight, slots.packing.jet, axis=0)
         rows = gather_nodes(features, slots.packing)
-        graph = nearest_slots(plane_distance(features, self.columns), slots, k)
+        graph = nearest_in_plane(features, self.columns, slots, k)
         first, first_edges = self._block(0, rows, rows, graph, each, context)
-        graph = nearest_slots(space_distance(slots.spread(first[-1])), slots, k)
+        graph = nearest_in_space(first[-1], slots, k)
         second, second_edges = self._block(1, rows, first[-1], graph, each, context)
         return Encoded(first, second, [first_edges, second_edges], each, slots)
 
@@ -137,16 +139,18 @@ class PublishedNetwork(keras.Model):
         The tensor to be read. It is not standardised, whatever the statistics say.
     seed
         Of the initial weights.
+    dtype
+        Keras dtype policy of the layers on slots, as in :mod:`sparton.ucluster.precision`.
     """
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**{"name": "published", **kwargs})
+        super().__init__(**{"name": "published", "autocast": False, **kwargs})
         self.settings = settings
         self.inputs_spec = inputs
         self.seed = seed
         self._seeds = iter(_seeds(seed))
-        self.body = Body(settings, inputs, self._seeds, name="body")
-        self.aggregate = self._dense(settings.embedding, "aggregate")
+        self.body = Body(settings, inputs, self._seeds, name="body", dtype=self.dtype_policy)
+        self.aggregate = self._of_slots(settings.embedding, "aggregate")
         self.centroids = self.add_weight(
             name="centroids", shape=(settings.n_clusters, settings.embedding), initializer="zeros"
         )
@@ -166,12 +170,18 @@ class PublishedNetwork(keras.Model):
         rest = {name: value for name, value in config.items() if name not in ("settings", "inputs")}
         return cls(ModelSettings(**config["settings"]), InputSpec(**config["inputs"]), **rest)
 
-    def _dense(self, width: int, name: str) -> BiasedDense:
-        return BiasedDense(width, self.settings.epsilon, next(self._seeds), name=name)
+    def _of_slots(self, width: int, name: str) -> BiasedDense:
+        return BiasedDense(width, self.settings.epsilon, next(self._seeds), name=name, dtype=self.dtype_policy)
+
+    def _of_jets(self, width: int, name: str) -> BiasedDense:
+        """Return a layer on jets, in the precision of the weights: it has few products."""
+        return BiasedDense(width, self.settings.epsilon, next(self._seeds), name=name, dtype=self.variable_dtype)
 
     def _last(self, name: str) -> keras.layers.Dense:
         initial = keras.initializers.GlorotUniform(seed=next(self._seeds))
-        return keras.layers.Dense(self.inputs_spec.n_targets, kernel_initializer=initial, name=name)
+        return keras.layers.Dense(
+            self.inputs_spec.n_targets, kernel_initializer=initial, name=name, dtype=self.variable_dtype
+        )
 
     @property
     def _body_width(self) -> int:
@@ -188,7 +198,7 @@ class PublishedUCluster(PublishedNetwork):
 
     def __init__(self, settings: ModelSettings, inputs: InputSpec, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(settings, inputs, seed, **kwargs)
-        self.head = [self._dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
+        self.head = [self._of_jets(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
         self.logits = self._last("logits")
 
     def build(self, input_shape: Any = None) -> None:
@@ -222,6 +232,7 @@ class PublishedUCluster(PublishedNetwork):
         context
             The training step; None in inference.
         """
+        features = ops.cast(features, self.variable_dtype)
         encoded = self.body(features, weight=weight, context=context)
         parts = [*encoded.first, *encoded.second, *encoded.edges]
         slots = self.aggregate(parts, weight=encoded.weight, context=context)
@@ -255,8 +266,8 @@ class PublishedParticleUCluster(PublishedNetwork):
     ) -> None:
         super().__init__(settings, inputs, seed, **kwargs)
         self.n_globals = n_globals
-        self.expand = self._dense(GLOBAL_WIDTH, "expand")
-        self.head = [self._dense(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
+        self.expand = self._of_jets(GLOBAL_WIDTH, "expand")
+        self.head = [self._of_slots(width, f"head_{layer}") for layer, width in enumerate(settings.head)]
         self.logits = self._last("logits")
 
     def build(self, input_shape: Any = None) -> None:
@@ -295,6 +306,7 @@ class PublishedParticleUCluster(PublishedNetwork):
         context
             The training step; None in inference.
         """
+        features = ops.cast(features, self.variable_dtype)
         encoded = self.body(features, weight=weight, context=context)
         jets = self.expand([global_features], weight=weight, context=context)
         jet = encoded.slots.packing.jet

@@ -19,6 +19,7 @@ from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
 from sparton.ucluster.graph import Graph, Packing, gather_nodes, pack, pooled_sum
 from sparton.ucluster.layers import multiply_parts
 from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, Sums, reduce_sums, row_sums, scaled_relu
+from sparton.ucluster.precision import MixedLayer, product, single
 
 Tensor = Any
 
@@ -39,30 +40,65 @@ class Columns(NamedTuple):
     sentinel: int
 
 
-def plane_distance(features: Tensor, columns: Columns) -> Tensor:
-    """Return the squared distances float32[B, P, P] of the first graph.
+class Distances(NamedTuple):
+    """What squared distances between the slots of each jet are made of, in single precision.
 
-    A slot whose sentinel is exactly 0 counts as empty, and is 1000 farther from everything, itself included. Angles
-    are corrected for a full turn only where they differ by one, as published.
+    ``d_ij = squares_i - 2 products_ij + squares_j + w_ij + shift_i + shift_j``, added in this order. ``w_ij`` is the
+    published correction of angles, not 0 only where two angles differ by a full turn.
 
     Single precision and the order of the terms are part of the definition: near 1000 the numbers are multiples of
     6e-5, so the particles next to the axis of a jet tie for the neighbourhood of its empty slots, and the first wins.
+
+    Attributes
+    ----------
+    products
+        float32[B, P, P], scalar products of the slots' points.
+    squares
+        float32[B, P], squares of their lengths.
+    angle
+        float32[B, P], 0 where there is none.
+    shift
+        float32[B, P].
+    """
+
+    products: Tensor
+    squares: Tensor
+    angle: Tensor
+    shift: Tensor
+
+    def values(self) -> Tensor:
+        """Return ``d`` float32[B, P, P]."""
+        turn = ops.abs(self.angle[:, None, :] - self.angle[:, :, None])
+        wrapped = ops.where(turn >= 2 * math.pi, 4 * math.pi**2 - 4 * math.pi * turn, ops.zeros_like(turn))
+        distance = self.squares[:, :, None] + -2 * self.products + self.squares[:, None, :]
+        return distance + wrapped + self.shift[:, :, None] + self.shift[:, None, :]
+
+
+def plane_distances(features: Tensor, columns: Columns) -> Distances:
+    """Return the distances of the first graph between slots of features [B, P, F].
+
+    A slot whose sentinel is exactly 0 counts as empty, and is 1000 farther from everything, itself included.
     """
     features = ops.cast(features, "float32")
     points = ops.stack([features[..., columns.eta], features[..., columns.phi]], axis=-1)
-    phi = features[..., columns.phi]
-    turn = ops.abs(phi[:, None, :] - phi[:, :, None])
-    wrapped = ops.where(turn >= 2 * math.pi, 4 * math.pi**2 - 4 * math.pi * turn, ops.zeros_like(turn))
     shift = PADDING_SHIFT * ops.cast(ops.equal(features[..., columns.sentinel], 0), "float32")
-    return space_distance(points) + wrapped + shift[:, :, None] + shift[:, None, :]
+    return Distances(_products(points), _squares(points), features[..., columns.phi], shift)
 
 
-def space_distance(points: Tensor) -> Tensor:
-    """Return the squared Euclidean distances float32[B, P, P] of points [B, P, C], summed in the published order."""
+def space_distances(points: Tensor) -> Distances:
+    """Return the Euclidean distances between slots, points [B, P, C]."""
     points = ops.cast(points, "float32")
-    product = -2 * ops.matmul(points, ops.transpose(points, (0, 2, 1)))
-    squares = ops.sum(points * points, axis=-1)
-    return squares[:, :, None] + product + squares[:, None, :]
+    squares = _squares(points)
+    nothing = ops.zeros_like(squares)
+    return Distances(_products(points), squares, nothing, nothing)
+
+
+def _products(points: Tensor) -> Tensor:
+    return ops.matmul(points, ops.transpose(points, (0, 2, 1)))
+
+
+def _squares(points: Tensor) -> Tensor:
+    return ops.sum(points * points, axis=-1)
 
 
 class Slots(NamedTuple):
@@ -90,11 +126,11 @@ class Slots(NamedTuple):
 
     def mean(self, nodes: Tensor) -> Tensor:
         """Return the means [B, C] over a jet's slots of nodes [M, C]."""
-        return pooled_sum(nodes * self.count[:, None], self.packing) / self.of_jet
+        return pooled_sum(single(nodes) * self.count[:, None], self.packing) / self.of_jet
 
     def max(self, nodes: Tensor) -> Tensor:
         """Return the maxima [B, C] over a jet's slots of nodes [M, C]."""
-        return ops.max(self.spread(nodes), axis=1)
+        return ops.max(self.spread(single(nodes)), axis=1)
 
 
 def different_slots(features: Tensor) -> Slots:
@@ -113,19 +149,29 @@ def different_slots(features: Tensor) -> Slots:
     return Slots(packing._replace(node=node), count)
 
 
-def nearest_slots(distance: Tensor, slots: Slots, k: int) -> Graph:
-    """Return the ``k`` nearest slots of each node by distances [B, P, P].
+def nearest_in_plane(features: Tensor, columns: Columns, slots: Slots, k: int) -> Graph:
+    """Return the ``k`` nearest slots of each node in (eta, phi), by features [B, P, F]."""
+    return nearest_slots(plane_distances(features, columns), slots, k)
+
+
+def nearest_in_space(nodes: Tensor, slots: Slots, k: int) -> Graph:
+    """Return the ``k`` nearest slots of each node, points [M, C]."""
+    return nearest_slots(space_distances(slots.spread(nodes)), slots, k)
+
+
+def nearest_slots(distances: Distances, slots: Slots, k: int) -> Graph:
+    """Return the ``k`` nearest slots of each node.
 
     A slot is among its own neighbours unless it is empty. Of equally near ones those that come first are taken. Equal
     slots that are both near are one node, which then is a neighbour as often.
     """
     k, offsets = min(k, slots.of_jet), slots.packing.offsets
-    kernels = kernels_for(distance)
+    kernels = kernels_for(distances.products)
     if kernels is not None:
-        neighbour = kernels.nearest_slots(distance, offsets, k)
+        neighbour = kernels.nearest_slots(*distances, offsets, k)
     else:
-        starts = slots.of_jet * ops.arange(ops.shape(distance)[0], dtype="int32")
-        nearest = ops.cast(ops.top_k(-distance, k)[1], "int32") + starts[:, None, None]
+        starts = slots.of_jet * ops.arange(ops.shape(distances.squares)[0], dtype="int32")
+        nearest = ops.cast(ops.top_k(-distances.values(), k)[1], "int32") + starts[:, None, None]
         neighbour = ops.take(slots.packing.node, gather_nodes(nearest, slots.packing), axis=0)
     return Graph(neighbour, ops.full_like(neighbour[:, 0], k), offsets)
 
@@ -136,7 +182,7 @@ def affine_of(parts: Sequence[tuple[AnyNorm, Sums]], context: BatchContext) -> l
     return [norm.scale_and_shift(own, context) for (norm, _), own in zip(parts, sums, strict=True)]
 
 
-class BiasedNorm(keras.layers.Layer):
+class BiasedNorm(MixedLayer):
     """Batch normalisation of ``x + b``, with the bias b that the published layers have in front of it.
 
     In training the mean of the batch takes b away again: it changes neither the result nor gets a gradient, which is
@@ -151,7 +197,7 @@ class BiasedNorm(keras.layers.Layer):
     def __init__(self, epsilon: float = 1e-3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.epsilon = epsilon
-        self.norm = BatchNorm(epsilon, name="norm")
+        self.norm = BatchNorm(epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create one value of each kind for each channel, the last axis of the input."""
@@ -168,10 +214,9 @@ class BiasedNorm(keras.layers.Layer):
         context
             The training step; None in inference.
         """
-        scale, shift = self.norm.scale_and_shift(sums, context)
+        scale, shift = self.norm.scale_and_shift(sums, context, offset=self.bias)
         if context is None:
             return scale, shift + self.bias * scale
-        self.norm.moving_mean.assign_add((1 - context.momentum) * ops.stop_gradient(self.bias))
         return scale, shift + 0 * self.bias
 
     def get_config(self) -> dict[str, Any]:
@@ -179,7 +224,7 @@ class BiasedNorm(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-class BiasedDense(keras.layers.Layer):
+class BiasedDense(MixedLayer):
     """``ReLU(BN(x W + b))``, shared by all slots, for inputs in parts that are multiplied without being joined.
 
     Parameters
@@ -197,7 +242,7 @@ class BiasedDense(keras.layers.Layer):
         self.units = units
         self.epsilon = epsilon
         self.seed = seed
-        self.norm = BiasedNorm(epsilon, name="norm")
+        self.norm = BiasedNorm(epsilon, name="norm", dtype=self.dtype_policy)
 
     def build(self, width: int) -> None:
         """Create the weights for parts that have ``width`` channels together."""
@@ -209,18 +254,19 @@ class BiasedDense(keras.layers.Layer):
         self, parts: Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
     ) -> Tensor:
         """Return [n, units] for parts [n, C_i]; each row counts ``weight`` [n] times in the statistics."""
-        rows = multiply_parts(parts, self.kernel)
+        rows = multiply_parts(parts, self.kernel, self.compute_dtype)
         if context is None:
             return scaled_relu(rows, self.norm.scale_and_shift(None, None))
         sums, rows = row_sums(rows, weight)
-        return scaled_relu(rows, *affine_of([(self.norm, sums)], context))
+        (affine,) = affine_of([(self.norm, sums)], context)
+        return scaled_relu(rows, affine, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "units": self.units, "epsilon": self.epsilon, "seed": self.seed}
 
 
-class PublishedAttention(keras.layers.Layer):
+class PublishedAttention(MixedLayer):
     """Graph attention with one head, as in the published code.
 
     ``n_i = ReLU(BN(W_n x_i))`` and ``e_ij = ReLU(BN(W_e (x_i - x_j) + b_e))`` encode slots and edges; ``s_i =
@@ -246,10 +292,11 @@ class PublishedAttention(keras.layers.Layer):
         self.channels = channels
         self.epsilon = epsilon
         self.seed = seed
-        self.slot_norm = BatchNorm(epsilon, name="slot_norm")
-        self.edge_norm = BiasedNorm(epsilon, name="edge_norm")
-        self.self_norm = BiasedNorm(epsilon, name="self_norm")
-        self.neighbour_norm = BiasedNorm(epsilon, name="neighbour_norm")
+        self.slot_norm = BatchNorm(epsilon, name="slot_norm", dtype=self.dtype_policy)
+        self.edge_norm, self.self_norm, self.neighbour_norm = (
+            BiasedNorm(epsilon, name=name, dtype=self.dtype_policy)
+            for name in ("edge_norm", "self_norm", "neighbour_norm")
+        )
 
     def build(self, width: int) -> None:
         """Create the weights for slots with ``width`` channels."""
@@ -279,19 +326,20 @@ class PublishedAttention(keras.layers.Layer):
         context
             The training step; None in inference.
         """
-        projected, k = ops.matmul(slots, self.edge_kernel), graph.neighbour.shape[1]
+        half, k = self.compute_dtype, graph.neighbour.shape[1]
+        projected = product(slots, self.edge_kernel, half)
         if context is None:
             affine, score_affine = (norm.scale_and_shift(None, None) for norm in (self.edge_norm, self.neighbour_norm))
             scores = self._scores(projected, graph, affine)
         else:
             of_edges, projected = edge_sums(projected, graph, weight)
-            own = ops.stop_gradient(ops.matmul(slots, self.slot_kernel))
+            own = ops.stop_gradient(product(slots, self.slot_kernel, half))
             parts: list[tuple[AnyNorm, Sums]] = [
                 (self.edge_norm, of_edges),
                 (self.slot_norm, row_sums(own, weight)[0]),
             ]
             affine, own_affine = affine_of(parts, context)
-            own = ops.stop_gradient(ops.matmul(scaled_relu(own, own_affine), self.self_kernel))
+            own = ops.stop_gradient(product(scaled_relu(own, own_affine), self.self_kernel, half))
             each = None if weight is None else ops.repeat(weight, k)
             of_scores, scores = row_sums(self._scores(projected, graph, affine), each)
             parts = [(self.neighbour_norm, of_scores), (self.self_norm, row_sums(own, weight)[0])]
@@ -299,7 +347,7 @@ class PublishedAttention(keras.layers.Layer):
         logits = ops.reshape(ops.relu(scores * score_affine[0] + score_affine[1]), (-1, k))
         mixed, largest = mix_edges(projected, graph, affine, ops.softmax(logits, axis=-1))
         bias = self.bias if context is None else self.bias + 0 * self._idle()
-        return ops.relu(mixed + bias), largest
+        return ops.relu(ops.cast(single(mixed) + bias, half)), largest
 
     def _scores(self, projected: Tensor, graph: Graph, affine: Affine) -> Tensor:
         """Return ``w_t e_ij`` of all edges, [M k, 1]."""

@@ -14,7 +14,7 @@ from sparton.ucluster.settings import TrainSettings
 from sparton.ucluster.step import Schedule
 
 
-def schedule_at(settings: TrainSettings, workers: int, epoch: int, step: int, steps: int) -> Schedule:
+def schedule_at(settings: TrainSettings, workers: int, epoch: int, step: int, steps: int, skipped: int = 0) -> Schedule:
     """Return the schedule of a step.
 
     Parameters
@@ -27,13 +27,15 @@ def schedule_at(settings: TrainSettings, workers: int, epoch: int, step: int, st
         Both from 0.
     steps
         Steps of every epoch.
+    skipped
+        Earlier steps that changed nothing: moving averages do not count them.
     """
     before = epoch * steps + step
     samples = before * workers * settings.batch_size
     if settings.momentum_schedule == "halving":
         momentum = halving_momentum(samples, settings.halving_samples, settings.momentum_max)
     else:
-        momentum = averaging_momentum(before, settings.momentum_max)
+        momentum = averaging_momentum(before - skipped, settings.momentum_max)
     if settings.rate_schedule == "halving":
         rate = _halving(settings, workers, samples)
     else:

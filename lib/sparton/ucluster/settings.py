@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sparton.config import Config
+from sparton.optim.settings import ExchangePrecision, LossScaleSettings
 
 if TYPE_CHECKING:
     from sparton.data.manifest import Manifest
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Width = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What the network's products are computed in while it is trained."""
 
 ANGLES = ("etarel", "phirel")
 """The features in which the first graph looks for neighbours; the second one is an angle of period 2 pi."""
@@ -196,6 +200,14 @@ class TrainSettings(Config):
         as clusters, such as ``mass_peaks``.
     centroid_rows
         Jets of the train split that the first centroids are found on; of fewer, all are used.
+    precision
+        What the products on particles are computed in, and their results between layers; ``float32`` everything else:
+        weights, normalisation, softmax, distances, losses and the layers on jets. For GPUs; on a CPU half precision is
+        slower. The bundle's network computes in float32 whatever it was trained in.
+    exchange_precision
+        What gradients are while they travel between workers and are summed there; float16 halves the bytes.
+    loss_scale
+        The factor on the loss where ``precision`` or ``exchange_precision`` is float16.
     seed
         Seed of the first weights, of the order of the jets and of the centroids.
     checkpoints_kept
@@ -225,6 +237,9 @@ class TrainSettings(Config):
     halving_samples: int = Field(default=500_000, ge=1)
     centroids: Literal["kmeans", "classifier"] = "kmeans"
     centroid_rows: int = Field(default=100_000, ge=1)
+    precision: Precision = "float32"
+    exchange_precision: ExchangePrecision = "float32"
+    loss_scale: LossScaleSettings = LossScaleSettings()
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
 
@@ -237,6 +252,11 @@ class TrainSettings(Config):
         if not self.pretrain_epochs and self.start_from is None:
             raise ValueError("pretrain_epochs 0 needs start_from, a bundle whose network is trained already")
         return self
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients are ever float16, whose range asks for a loss scale."""
+        return "float16" in (self.precision, self.exchange_precision)
 
     @property
     def keeps_centroids(self) -> bool:

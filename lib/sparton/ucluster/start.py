@@ -32,8 +32,8 @@ def first_network(model: ModelSettings, training: TrainSettings, manifest: Manif
 
     check_centroids(model, training, manifest)
     if training.start_from is None:
-        return create(model, InputSpec.of(manifest, model.standardises), training.seed)
-    loaded = bundle.load(training.start_from)
+        return create(model, InputSpec.of(manifest, model.standardises), training.seed, training.precision)
+    loaded = bundle.load(training.start_from, training.precision)
     check_fits(loaded.description, training.start_from, model, manifest)
     return loaded.model
 

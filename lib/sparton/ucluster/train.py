@@ -43,11 +43,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Steps and epochs in all, mean speed (jets/s over all ranks), and the figures of the last epoch."""
+    """What a training was.
+
+    Attributes
+    ----------
+    steps, epochs
+        In all.
+    jets_per_second
+        Mean speed over all ranks.
+    exchange_bytes
+        Bytes of gradients that each rank passed to the exchange in a step.
+    skipped
+        Steps that changed nothing since gradients overflowed; None where no gradient is float16.
+    last
+        Figures of the last epoch.
+    """
 
     steps: int
     epochs: int
     jets_per_second: float
+    exchange_bytes: int
+    skipped: int | None
     last: dict[str, Any]
 
 
@@ -75,7 +91,8 @@ def train(
     Raises
     ------
     TrainingError
-        If a loss is not finite, ranks disagree, or the checkpoint is of other settings or data.
+        If a loss is not finite, gradients keep overflowing, ranks disagree, or the checkpoint is of other settings or
+        data.
     DataError
         If the set is damaged or its train split is empty.
     """
@@ -150,7 +167,7 @@ class Trainer:
 
     def schedule(self, epoch: int, step: int, steps: int) -> Schedule:
         """Return the schedule of step ``step`` of ``steps`` in an epoch."""
-        return schedule_at(self.settings, self.connection.world.size, epoch, step, steps)
+        return schedule_at(self.settings, self.connection.world.size, epoch, step, steps, self.step.skipped)
 
     def _epoch(self, epoch: int) -> None:
         joint = epoch >= self.settings.pretrain_epochs
@@ -163,7 +180,10 @@ class Trainer:
         last = self.schedule(epoch, plan.steps - 1, plan.steps)
         observed = self.monitor.observe(last.alpha)
         self._agree()
-        row = epoch_row(epoch, joint, (epoch + 1) * plan.steps, means, observed, last, plan.total / seconds, seconds)
+        scale = None if self.step.loss_scale is None else self.step.loss_scale.scale
+        row = epoch_row(
+            epoch, joint, (epoch + 1) * plan.steps, means, observed, last, plan.total / seconds, seconds, scale
+        )
         self.rows.append(row)
         logger.info(epoch_line(row, self.settings.epochs))
         if self.connection.world.is_root:
@@ -171,9 +191,9 @@ class Trainer:
         self.connection.collectives.barrier()
 
     def _steps(self, epoch: int, plan: EpochPlan) -> Losses:
-        """Run an epoch's steps and return the mean losses over its jets."""
+        """Run an epoch's steps; return the mean losses over its jets, their number and that of skipped steps."""
         data = self.batches(plan)
-        sums, jets = np.zeros(4), 0.0
+        sums, jets, skipped = np.zeros(4), 0.0, 0.0
         with data_errors():
             for number, batch in enumerate(data):
                 losses = self.step(batch, self.schedule(epoch, number, plan.steps))
@@ -181,8 +201,9 @@ class Trainer:
                 self._check_finite(values[:4], epoch, number)
                 sums += np.asarray(values[:4]) * values[4]
                 jets += values[4]
+                skipped += values[5]
         total, focal, clustering, balance = (sums / jets).tolist()
-        return Losses(total, focal, clustering, balance, jets)
+        return Losses(total, focal, clustering, balance, jets, skipped)
 
     def _check_finite(self, values: list[float], epoch: int, step: int) -> None:
         bad = [name for name, value in zip(Losses._fields, values, strict=False) if not math.isfinite(value)]
@@ -299,4 +320,11 @@ class Trainer:
         jets = sum(row.jets_per_second * row.seconds for row in self.rows)
         seconds = sum(row.seconds for row in self.rows)
         last = self.rows[-1]
-        return TrainingSummary(last.step, self.settings.epochs, round(jets / seconds, 1), last.to_json())
+        return TrainingSummary(
+            steps=last.step,
+            epochs=self.settings.epochs,
+            jets_per_second=round(jets / seconds, 1),
+            exchange_bytes=self.step.exchange_bytes,
+            skipped=None if self.step.loss_scale is None else self.step.skipped,
+            last=last.to_json(),
+        )

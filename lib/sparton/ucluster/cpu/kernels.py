@@ -17,12 +17,22 @@ import numpy as np
 FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 ZERO = np.float32(0)
 TURN, PER_TURN, HALF = np.float32(2 * math.pi), np.float32(0.5 / math.pi), np.float32(0.5)
-LOWEST = np.float32(-np.inf)
+MINUS_TWO = np.float32(-2)
+WRAP_START, WRAP_SLOPE = np.float32(4 * math.pi**2), np.float32(4 * math.pi)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Return the function compiled, from the cache on disk where there is room for one."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
+    return _compile(function, fastmath=FAST_MATH)
+
+
+def rounded(function: Callable[..., Any]) -> Any:
+    """Return the function compiled so that each operation is done where it stands, and rounded."""
+    return _compile(function)
+
+
+def _compile(function: Callable[..., Any], **options: Any) -> Any:
+    options = {"nogil": True, "error_model": "numpy", **options}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep a cache, as in a zip on Spark's path
@@ -111,20 +121,28 @@ def nearest_points(low, high, points, offsets, neighbour, degree):
             degree[first + i] = _others(distance[i], n, i, first, neighbour, best, slot)
 
 
-@compiled
-def nearest_slots(low, high, distance, offsets, neighbour):
-    """Fill ``neighbour`` [M, k] of jets ``low .. high - 1`` by distances [B, P, P] of slots, themselves included.
+@rounded
+def nearest_slots(low, high, products, squares, angle, shift, offsets, neighbour):
+    """Fill ``neighbour`` [M, k] of jets ``low .. high - 1`` by the distances of slots, themselves included.
 
-    A jet's slots from its last node on are that node.
+    These are ``s_i - 2 p_ij + s_j + w_ij + h_i + h_j``, added in this order and rounded each time, with ``w_ij`` not 0
+    only where two angles differ by a full turn. A jet's slots from its last node on are that node.
     """
-    slots, k = distance.shape[1], neighbour.shape[1]
+    slots, k = products.shape[1], neighbour.shape[1]
     best, slot = np.empty(k, np.float32), np.empty(k, np.int32)
+    distance = np.empty(slots, np.float32)
     for jet in range(low, high):
         first, last = offsets[jet], offsets[jet + 1] - 1
-        for row in range(first, last + 1):
-            _select(distance[jet, row - first], slots, -1, best, slot)
+        square, turned, far = squares[jet], angle[jet], shift[jet]
+        for i in range(last + 1 - first):
+            product = products[jet, i]
+            for j in range(slots):
+                turn = abs(turned[j] - turned[i])
+                wrapped = WRAP_START - WRAP_SLOPE * turn if turn >= TURN else ZERO
+                distance[j] = square[i] + MINUS_TWO * product[j] + square[j] + wrapped + far[i] + far[j]
+            _select(distance, slots, -1, best, slot)
             for e in range(k):
-                neighbour[row, e] = min(first + slot[e], last)
+                neighbour[first + i, e] = min(first + slot[e], last)
 
 
 @compiled

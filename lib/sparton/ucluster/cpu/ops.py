@@ -43,15 +43,19 @@ def nearest_points(points: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Ten
     return neighbour, degree
 
 
-def nearest_slots(distance: Tensor, offsets: Tensor, k: int) -> Tensor:
-    """Return neighbours int32[M, k] by distances [B, P, P] of slots; from a jet's last node on its slots are equal."""
+def nearest_slots(products: Tensor, squares: Tensor, angle: Tensor, shift: Tensor, offsets: Tensor, k: int) -> Tensor:
+    """Return neighbours int32[M, k] by what distances of slots are made of, [B, P, P] and three times [B, P].
 
-    def run(distance: Array, offsets: Array) -> Array:
+    A jet's slots from its last node on are equal, and are that node.
+    """
+
+    def run(products: Array, squares: Array, angle: Array, shift: Array, offsets: Array) -> Array:
         neighbour = empty((int(offsets[-1]), k), np.int32)
-        each_part(bounds(offsets.size - 1), kernels.nearest_slots, distance, offsets, neighbour)
+        parts = (products, squares, angle, shift)
+        each_part(bounds(offsets.size - 1), kernels.nearest_slots, *parts, offsets, neighbour)
         return neighbour
 
-    return _call(run, [distance, offsets], [(INT, (None, k))])[0]
+    return _call(run, [products, squares, angle, shift, offsets], [(INT, (None, k))])[0]
 
 
 class Edges(NamedTuple):
