@@ -13,7 +13,15 @@ from keras import ops
 
 from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
 from sparton.ucluster.graph import Graph
-from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, reduce_sums, row_sums, scaled_relu
+from sparton.ucluster.normalisation import (
+    Affine,
+    BatchContext,
+    BatchNorm,
+    reduce_sums,
+    row_sums,
+    scaled_relu,
+    shifted_relu,
+)
 from sparton.ucluster.precision import MixedLayer, product, single
 
 Tensor = Any
@@ -37,6 +45,15 @@ def multiply_parts(parts: Sequence[Tensor], kernel: Tensor, dtype: str) -> Tenso
         total = summand if total is None else total + summand
         row += width
     return total
+
+
+def stored_dense(parts: Sequence[Tensor], kernel: Tensor, affine: Affine, dtype: str) -> Tensor:
+    """Return ``ReLU(x W scale + shift)`` [n, units] for parts of x, taken in ``dtype``.
+
+    With stored statistics the scale goes into W, which spares a pass over the result.
+    """
+    scale, shift = affine
+    return shifted_relu(multiply_parts(parts, kernel * scale, dtype), shift)
 
 
 class DenseNorm(MixedLayer):
@@ -73,11 +90,13 @@ class DenseNorm(MixedLayer):
         self, parts: Tensor | Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
     ) -> Tensor:
         """Return [n, units] for parts [n, C_i]; rows count ``weight`` [n] times in the statistics."""
+        if context is None:
+            return stored_dense(_listed(parts), self.kernel, self.norm.scale_and_shift(None, None), self.compute_dtype)
         return self.norm.rectified(self.linear(parts), weight, context)
 
     def linear(self, parts: Tensor | Sequence[Tensor]) -> Tensor:
         """Return ``x W`` [n, units], before the normalisation."""
-        return multiply_parts(parts if isinstance(parts, list | tuple) else [parts], self.kernel, self.compute_dtype)
+        return multiply_parts(_listed(parts), self.kernel, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
@@ -200,6 +219,10 @@ class GraphAttention(MixedLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "channels": self.channels, "epsilon": self.epsilon, "seed": self.seed}
+
+
+def _listed(parts: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return parts if isinstance(parts, list | tuple) else [parts]
 
 
 def _softmax(scores: Tensor, exists: Tensor) -> Tensor:

@@ -87,6 +87,14 @@ def scaled_relu(rows: Tensor, affine: Affine, dtype: Any = None) -> Tensor:
     return ops.relu(ops.cast(rows * scale + shift, dtype))
 
 
+def shifted_relu(rows: Tensor, shift: Tensor) -> Tensor:
+    """Return ``ReLU(x + shift)`` for rows [n, C], in their dtype."""
+    kernels = kernels_for(rows)
+    if kernels is not None:
+        return kernels.shifted_relu(rows, shift)
+    return ops.relu(ops.cast(single(rows) + shift, rows.dtype))
+
+
 def reduce_sums(parts: Sequence[Sums], context: BatchContext) -> list[Sums]:
     """Return several statistics summed over all ranks in one exchange."""
     flat = context.reduce([tensor for part in parts for tensor in part])

@@ -17,7 +17,7 @@ from keras import ops
 from sparton.ucluster.backend import kernels_for
 from sparton.ucluster.edges import edge_scores, edge_sums, mix_edges
 from sparton.ucluster.graph import Graph, Packing, gather_nodes, pack, pooled_sum
-from sparton.ucluster.layers import multiply_parts
+from sparton.ucluster.layers import multiply_parts, stored_dense
 from sparton.ucluster.normalisation import Affine, BatchContext, BatchNorm, Sums, reduce_sums, row_sums, scaled_relu
 from sparton.ucluster.precision import MixedLayer, product, single
 
@@ -254,9 +254,9 @@ class BiasedDense(MixedLayer):
         self, parts: Sequence[Tensor], weight: Tensor | None = None, context: BatchContext | None = None
     ) -> Tensor:
         """Return [n, units] for parts [n, C_i]; each row counts ``weight`` [n] times in the statistics."""
-        rows = multiply_parts(parts, self.kernel, self.compute_dtype)
         if context is None:
-            return scaled_relu(rows, self.norm.scale_and_shift(None, None))
+            return stored_dense(parts, self.kernel, self.norm.scale_and_shift(None, None), self.compute_dtype)
+        rows = multiply_parts(parts, self.kernel, self.compute_dtype)
         sums, rows = row_sums(rows, weight)
         (affine,) = affine_of([(self.norm, sums)], context)
         return scaled_relu(rows, affine, self.compute_dtype)

@@ -214,6 +214,11 @@ def scaled_relu(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return operation(rows, scale, shift)
 
 
+def shifted_relu(rows: Tensor, shift: Tensor) -> Tensor:
+    """Return ``ReLU(x + shift)`` for rows [M, C]; TensorFlow makes it part of the product that gave the rows."""
+    return tf.nn.relu(tf.nn.bias_add(rows, shift))
+
+
 def segment_sum(rows: Tensor, segment: Tensor, count: Tensor | int) -> Tensor:
     """Return the sums [count, C] of rows [M, C] whose segments int32[M] rise, 0 for those without rows.
 
