@@ -45,6 +45,9 @@ PLAINLY = {
 }
 """What pydantic's kinds of problems mean to who writes YAML."""
 
+SECRET = "secret"
+"""Kind of the problem with a value that must not be shown."""
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -156,7 +159,10 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
         hint = nearest(location[-1], known) or f"known keys: {', '.join(known)}"
         return f"unknown key {dotted!r}; {hint}"
     expected = PLAINLY.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    message = f"{dotted}: {expected.format(**problem.get('ctx', {}))}. Received: {_as_yaml(problem['input'])}"
+    described = f"{dotted}: {expected.format(**problem.get('ctx', {}))}"
+    if problem["type"] == SECRET:
+        return described
+    message = f"{described}. Received: {_as_yaml(problem['input'])}"
     if problem["type"] != "literal_error":
         return message
     near = nearest(str(problem["input"]), re.findall("'([^']*)'", problem["ctx"]["expected"]))
