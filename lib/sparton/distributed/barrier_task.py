@@ -74,18 +74,20 @@ def run(order: Order, interface: str | None) -> Outcome:
 
     context = BarrierTaskContext.get()
     with contextlib.ExitStack() as held:
-        server, offer = _prepare(order, interface, context.partitionId(), len(context.getTaskInfos()), held)
+        task, tasks = context.partitionId(), len(context.getTaskInfos())
+        server, offer = prepare(order, interface, task, tasks, held)
         offers = [Offer(**json.loads(text)) for text in context.allGather(json.dumps(asdict(offer)))]
         lost = next((other for other in offers if other.problem), None)
         if lost is not None:
             return Outcome(-1, problem=lost.problem, final=lost.final)
         world = places.assign([other.address for other in offers])
-        closed = _closed(context, offers)
-        if closed:
-            return Outcome(-1, problem=closed)
+        if len({other.address for other in offers}) > 1:
+            closed = next(filter(None, context.allGather(closed_ports(offers, task))), None)
+            if closed is not None:
+                return Outcome(-1, problem=closed)
         if server is not None:
             server.open_to(world, [other.address for other in offers])
-        place = world[context.partitionId()]
+        place = world[task]
         resources = context.resources()
         gpus = resources["gpu"].addresses if "gpu" in resources else []
         try:
@@ -95,10 +97,20 @@ def run(order: Order, interface: str | None) -> Outcome:
         return Outcome(place.rank, result)
 
 
-def _prepare(
+def prepare(
     order: Order, interface: str | None, task: int, tasks: int, held: contextlib.ExitStack
 ) -> tuple[Any, Offer]:
-    """Return the rendezvous, where this task holds it, and what to tell the others."""
+    """Return the rendezvous, where this task holds it, and what to tell the others.
+
+    Parameters
+    ----------
+    order, interface
+        What the driver has sent.
+    task, tasks
+        The number of this task, and of all.
+    held
+        Closes what listens.
+    """
     host = socket.gethostname()
     try:
         found = _interface(order, interface)
@@ -129,19 +141,16 @@ def _interface(order: Order, name: str | None) -> Interface:
     return networks.choose(name, driver.host, driver.port)
 
 
-def _closed(context: Any, offers: Sequence[Offer]) -> str | None:
-    """Return which hosts cannot reach each other; all tasks learn the same."""
-    own = offers[context.partitionId()]
-    others = {offer.address: offer for offer in offers if offer.address != own.address}
-    if not others:
-        return None
-    bad = networks.unreachable({offer.host: (offer.address, offer.probe) for offer in others.values()})
-    found = [text for text in context.allGather(f"{own.host} cannot reach {', '.join(bad)}" if bad else "") if text]
-    if not found:
-        return None
+def closed_ports(offers: Sequence[Offer], task: int) -> str:
+    """Return which hosts a task cannot open connections to, and the way out; empty if it can to all."""
+    own = offers[task]
+    others = {offer.host: (offer.address, offer.probe) for offer in offers if offer.address != own.address}
+    bad = networks.unreachable(others)
+    if not bad:
+        return ""
     return (
-        f"{found[0]}: workers must be able to open connections to each other on any port above 1023; "
-        "open them, or name the network that the hosts share with launch.interface"
+        f"{own.host} cannot reach {', '.join(bad)}: workers must be able to open connections to each other on any port "
+        "above 1023; open them, or name the network that the hosts share with launch.interface"
     )
 
 
