@@ -110,7 +110,7 @@ def _origin(problem: Any, origin: str, assigned: Mapping[str, str]) -> str:
     unknown = problem["type"] == "extra_forbidden"  # then a section may be, whose keys alone were typed
     for name, typed in assigned.items():
         if f"{key}.".startswith(f"{name}.") or (unknown and name.startswith(f"{key}.")):
-            return typed
+            return typed.partition("=")[0] if problem["type"] == SECRET else typed
     return origin
 
 

@@ -34,7 +34,7 @@ def ask(name: str, master: str, conf: Path, folder: Path) -> tuple[dict[str, Any
     """Run the program on a cluster; returns its answers and its log."""
     ended = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "launch_program.py"), name, master, str(folder)],
-        env=environment(conf), capture_output=True, text=True, check=False, timeout=590,
+        env=environment(conf), capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = [line for line in ended.stdout.splitlines() if line.startswith("answers")]
     assert found, ended.stderr[-3000:]

@@ -114,14 +114,14 @@ def test_the_number_of_workers_is_the_number_of_processes(monkeypatch: pytest.Mo
 
 
 def test_what_is_no_training_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparton.pipeline import PipelineSettings, prepare
+    from sparton.pipeline import PipelineSettings, generate
 
     monkeypatch.setenv("HOROVOD_RANK", "1")
     monkeypatch.setenv("HOROVOD_SIZE", "2")
     with pytest.raises(
-        UsageError, match=r"2 processes were started, which would all run 'prepare'; start 'train' alone"
+        UsageError, match=r"2 processes were started, which would all run .generate.; start 'train' alone"
     ):
-        prepare(PipelineSettings(), input="anywhere")
+        generate(PipelineSettings())
 
 
 class Attempts:

@@ -217,17 +217,18 @@ def test_a_supervisor_has_the_last_word_about_a_worker_that_says_none() -> None:
             process.wait()
             time.sleep(0.2)
             assert line.cause() is None  # the supervisor is about to tell more
-        watch.end("exited", code=137, killed_for="out of memory")
+        watch.end("exited", code=137, killed_for="out of memory", memory=5)
         assert line.cause() == relay.Failure(0, "the process was killed by signal 9 (SIGKILL): out of memory")
         line.process_exited(0, 1)
         assert line.failed_for() > 0
+        assert line.memory() == [5]
 
 
 def test_what_a_worker_has_reported_is_not_said_again_by_its_supervisor() -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
         watch = join(address, 0, relay.SUPERVISOR)
         join(address, 0).end("failure", reason="ValueError: x", traceback="...", echo=False, final=False)
-        watch.end("exited", code=1, killed_for=None)
+        watch.end("exited", code=1, killed_for=None, memory=7)
         assert line.cause() == relay.Failure(0, "ValueError: x", "...")
 
 

@@ -55,7 +55,7 @@ class BarrierLauncher(Launcher):
                 outcomes = _wait(job, line, settings)
             finally:
                 job.end()
-        logger.info("%d workers ended after %.1f s", workers, time.monotonic() - started)
+        driver.log_end(line, workers, time.monotonic() - started)
         ranked = sorted(outcomes, key=lambda outcome: outcome.rank)
         return [cloudpickle.loads(outcome.result) for outcome in ranked]
 

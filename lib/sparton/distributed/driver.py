@@ -79,6 +79,12 @@ def import_paths(context: SparkContext) -> list[str]:
     return [*shipped, here]
 
 
+def log_end(line: Relay, workers: int, seconds: float) -> None:
+    """Log how long a launch took, and how much memory its workers held, which executors must have beside Spark's."""
+    memory = f"; each held {max(line.memory()) / 1e9:.2f} GB or less" if line.memory() else ""
+    logger.info("%d workers ended after %.1f s%s", workers, seconds, memory)
+
+
 def explain(cause: Failure, line: Relay, workers: int, output: Sequence[str] = ()) -> TrainingError:
     """Return what to raise for a launch in which a worker has failed, and log the details.
 

@@ -55,7 +55,7 @@ class HorovodSparkLauncher(Launcher):
                     pickled = _start(order, context, settings, nics, output)
             except Exception as error:
                 raise _explain(error, line, output, workers) from error
-        logger.info("%d workers ended after %.1f s", workers, time.monotonic() - started)
+        driver.log_end(line, workers, time.monotonic() - started)
         return [cloudpickle.loads(result) for result in pickled]
 
 

@@ -142,7 +142,8 @@ def launch(
 
 def _launcher(spark: SparkSession | None, settings: LaunchSettings) -> Launcher:
     name = chosen(settings)
-    logger.debug("launcher %s (launch.launcher=%s)", name, settings.launcher)
+    if settings.launcher == "auto" and name != ProcessLauncher.name:
+        logger.info("launch.launcher=auto: %s", name)
     if name == ProcessLauncher.name:
         return ProcessLauncher(settings.threads_per_worker)
     if name == ExternalLauncher.name:

@@ -84,6 +84,7 @@ class Relay:
         self._heard: set[tuple[str, int]] = set()
         self._ended: set[int] = set()
         self._waiting: set[int] = set()
+        self._memory: dict[int, int] = {}
         self._tails: dict[int, collections.deque[str]] = {}
 
     def cause(self) -> Failure | None:
@@ -100,6 +101,11 @@ class Relay:
         """Return how many workers have been heard."""
         with self._lock:
             return sum(role == WORKER for role, _ in self._heard)
+
+    def memory(self) -> list[int]:
+        """Return the largest memory in bytes of each worker that has ended, in no order."""
+        with self._lock:
+            return list(self._memory.values())
 
     def tail(self, rank: int) -> list[str]:
         """Return the last lines that a worker has written on its standard output and error."""
@@ -200,6 +206,8 @@ class Relay:
             if role == WORKER and message is not None:
                 self._ended.add(rank)
                 self._note_end(rank, message)
+            if role == SUPERVISOR and message is not None:
+                self._memory[rank] = message["memory"]
         if role == SUPERVISOR and message is not None:
             self.exited(rank, message["code"], message["killed_for"])
         elif role == SUPERVISOR or (message is None and not supervised):

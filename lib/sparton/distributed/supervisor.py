@@ -29,6 +29,7 @@ EXIT_GRACE_S = 30.0  # for a worker that has given its result to end
 KILL_GRACE_S = 5.0  # more than the worker takes to say where it was, when all is over
 SAMPLE_S = 1.0
 OUTPUT_GRACE_S = 2.0  # for what the process wrote last
+COMMAND_NOT_FOUND = 127  # the exit status that shells give it
 GPU_VARIABLE = "SPARTON_GPUS"
 SECRET_VARIABLES = ("_HOROVOD_SECRET_KEY",)
 
@@ -93,7 +94,7 @@ def run(order: Order, rank: int, environment: Mapping[str, str], gpus: Sequence[
     except OSError as error:
         os.close(reader)
         watch.output(f"{order.python or sys.executable}: {error.strerror}")
-        watch.ended(127, None)
+        watch.ended(COMMAND_NOT_FOUND, None, 0)
         return None
     finally:
         os.close(writer)
@@ -126,7 +127,7 @@ class _Watch:
             result = _take(source)  # returns when the process gives its result, or ends
         code, memory = _wait(process, EXIT_GRACE_S if result is not None else None)
         output.join(OUTPUT_GRACE_S)
-        self.ended(code, _killed_for(code, kills, memory))
+        self.ended(code, _killed_for(code, kills, memory), memory)
         kills.close()
         feeder.join(OUTPUT_GRACE_S)
         with contextlib.suppress(OSError):
@@ -137,9 +138,9 @@ class _Watch:
         """Send a line that the process has written."""
         self._link.send("output", level=self._level, text=wire.clip(text))
 
-    def ended(self, code: int, killed_for: str | None) -> None:
-        """Tell the driver how the process ended."""
-        self._link.end("exited", code=code, killed_for=killed_for)
+    def ended(self, code: int, killed_for: str | None, memory: int) -> None:
+        """Tell the driver how the process ended, and how many bytes it held at most."""
+        self._link.end("exited", code=code, killed_for=killed_for, memory=memory)
 
     def _forward(self, stream: IO[bytes]) -> None:
         for line in stream:
