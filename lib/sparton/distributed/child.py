@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from io import FileIO
 
 LENGTH_BYTES = 8
 PR_SET_PDEATHSIG = 1  # Linux, <sys/prctl.h>
@@ -19,7 +20,7 @@ def main() -> None:
     Standard input stays open as long as the supervisor lives.
     """
     _die_with_parent()
-    source = os.fdopen(os.dup(0), "rb", buffering=0)
+    source = FileIO(os.dup(0))
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     payload = _read(source, int.from_bytes(_read(source, LENGTH_BYTES), "little"))
@@ -37,20 +38,20 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _read(source: object, count: int) -> bytes:
+def _read(source: FileIO, count: int) -> bytes:
     """Return exactly ``count`` bytes; a supervisor that is gone ends the process."""
     parts = bytearray()
     while len(parts) < count:
-        piece = source.read(count - len(parts))  # type: ignore[attr-defined]
+        piece = source.read(count - len(parts))
         if not piece:
             os._exit(1)
         parts += piece
     return bytes(parts)
 
 
-def _end_with(source: object) -> None:
+def _end_with(source: FileIO) -> None:
     """End the process when the pipe from the supervisor closes."""
-    source.read(1)  # type: ignore[attr-defined]
+    source.read(1)
     os._exit(1)
 
 

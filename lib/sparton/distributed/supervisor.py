@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import sparton
 from sparton.distributed import wire
 from sparton.distributed.child import LENGTH_BYTES
 from sparton.distributed.link import DriverLink
@@ -123,9 +124,12 @@ class _Watch:
         feeder = threading.Thread(target=_feed, args=(process.stdin, task), daemon=True)
         feeder.start()
         kills = KernelKills()
-        with os.fdopen(reader, "rb") as source:
-            result = _take(source)  # returns when the process gives its result, or ends
-        code, memory = _wait(process, EXIT_GRACE_S if result is not None else None)
+        try:
+            with os.fdopen(reader, "rb") as source:
+                result = _take(source)  # returns when the process gives its result, or ends
+            code, memory = _wait(process, EXIT_GRACE_S if result is not None else None)
+        finally:
+            _kill(process)  # where something has interrupted this
         output.join(OUTPUT_GRACE_S)
         self.ended(code, _killed_for(code, kills, memory), memory)
         kills.close()
@@ -165,8 +169,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _environment(order: Order, environment: Mapping[str, str], gpus: Sequence[str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     merged = {**own, **environment, **order.environment}
+    here = os.path.dirname(os.path.dirname(os.path.abspath(sparton.__file__)))  # a worker runs this very code
     paths = [path for path in map(os.path.abspath, order.paths) if os.path.exists(path)]
-    merged["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [merged.get("PYTHONPATH")])])
+    merged["PYTHONPATH"] = os.pathsep.join([here, *paths, *filter(None, [merged.get("PYTHONPATH")])])
     return merged | ({GPU_VARIABLE: ",".join(gpus)} if gpus else {})
 
 
