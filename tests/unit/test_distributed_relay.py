@@ -240,6 +240,14 @@ def test_a_lost_executor_is_noticed_when_its_supervisor_falls_silent() -> None:
         assert line.cause() == relay.Failure(1, "the process was lost with its executor before it reached the driver")
 
 
+def test_a_worker_that_is_left_ends_with_the_launch() -> None:
+    """Its executor may be gone, with nobody there to end it."""
+    with contextlib.ExitStack() as held:
+        with relay.listen(LOOPBACK, LOOPBACK) as (_, address):
+            process = held.enter_context(computing_worker(address, 0))
+        assert process.wait(timeout=30) == relay.EXIT_ABORTED
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         port = server.getsockname()[1]

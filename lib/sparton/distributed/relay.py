@@ -80,6 +80,7 @@ class Relay:
         self._lock = threading.Lock()
         self._failures: list[Failure] = []
         self._failed_at: float | None = None
+        self._over = False
         self._connected: dict[tuple[str, int], Any] = {}
         self._heard: set[tuple[str, int]] = set()
         self._ended: set[int] = set()
@@ -123,8 +124,8 @@ class Relay:
             if not repeated:
                 self._connected[role, rank] = writer
                 self._heard.add((role, rank))
-            failed = bool(self._failures)
-        if failed or repeated:
+            stopping = self._over or bool(self._failures)
+        if stopping or repeated:
             self._send(writer, "abort")
         if repeated:
             return
@@ -228,10 +229,16 @@ class Relay:
         self._failures.append(failure)
         self._failed_at = self._failed_at or time.monotonic()
 
-    def _abort(self) -> None:
-        """Tell everybody to stop, if something has failed."""
+    def dismiss(self) -> None:
+        """Tell everybody who is still there, or comes late, to stop: the launch is over."""
         with self._lock:
-            others = list(self._connected.values()) if self._failures else []
+            self._over = True
+        self._abort()
+
+    def _abort(self) -> None:
+        """Tell everybody to stop, if something has failed or the launch is over."""
+        with self._lock:
+            others = list(self._connected.values()) if self._over or self._failures else []
         for other in others:
             self._send(other, "abort")
 
@@ -242,7 +249,7 @@ class Relay:
 
 @contextlib.contextmanager
 def listen(host: str, bind: str, port: int = 0) -> Iterator[tuple[Relay, Address]]:
-    """Serve the workers of one launch.
+    """Serve the workers of one launch; those that are left when the block ends are told to stop.
 
     Parameters
     ----------
@@ -285,6 +292,7 @@ def listen(host: str, bind: str, port: int = 0) -> Iterator[tuple[Relay, Address
         try:
             yield relay, Address(host, server.server_address[1], relay.secret)
         finally:
+            relay.dismiss()
             server.shutdown()
             thread.join()
 
