@@ -270,7 +270,7 @@ def test_too_few_slots_are_refused_at_once(spark: SparkSession, launcher: str) -
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"3 workers need 3 task slots at once, .* offers 2 \(master local\[2\]"):
         launch(never_run, [], spark, two(launcher, workers=3))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < slots.EXECUTORS_WAIT_S
 
 
 @pytest.mark.parametrize("key", ["spark.dynamicAllocation.enabled", "spark.speculation"])
@@ -359,5 +359,5 @@ def test_an_interrupted_barrier_launch_leaves_nothing_running(spark: SparkSessio
     finally:
         signal.signal(signal.SIGINT, handler)
     for process in workers():
-        process.wait(30)
+        process.wait(END_LIMIT_S)
     wait_for_tasks(spark.sparkContext, 0)
