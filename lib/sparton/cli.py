@@ -154,6 +154,12 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         "--master", metavar="URL", help="Spark master, e.g. local[4] or spark://host:7077 (spark.master)"
     )
     command.add_argument("--workers", metavar="N", type=int, help="training processes (launch.workers)")
+    command.add_argument(
+        "--retries",
+        metavar="N",
+        type=int,
+        help="new starts of a training, from its last checkpoint, after a worker was lost (launch.retries)",
+    )
     command.add_argument("--force", action="store_true", help="run even where the output is up to date")
     command.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
 
@@ -236,6 +242,7 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         "workspace": ("--workspace", options.workspace),
         "spark.master": ("--master", options.master),
         "launch.workers": ("--workers", options.workers),
+        "launch.retries": ("--retries", options.retries),
         "watch.trigger": ("--trigger", getattr(options, "trigger", None)),
         "ingest.format": ("--format", getattr(options, "format", None)),
         "train.start_from": ("--from-bundle", getattr(options, "from_bundle", None)),

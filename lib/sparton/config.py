@@ -45,6 +45,9 @@ PLAINLY = {
 }
 """What pydantic's kinds of problems mean to who writes YAML."""
 
+SECRET = "secret"
+"""Kind of the problem with a value that must not be shown."""
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -107,7 +110,7 @@ def _origin(problem: Any, origin: str, assigned: Mapping[str, str]) -> str:
     unknown = problem["type"] == "extra_forbidden"  # then a section may be, whose keys alone were typed
     for name, typed in assigned.items():
         if f"{key}.".startswith(f"{name}.") or (unknown and name.startswith(f"{key}.")):
-            return typed
+            return typed.partition("=")[0] if problem["type"] == SECRET else typed
     return origin
 
 
@@ -156,7 +159,10 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
         hint = nearest(location[-1], known) or f"known keys: {', '.join(known)}"
         return f"unknown key {dotted!r}; {hint}"
     expected = PLAINLY.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    message = f"{dotted}: {expected.format(**problem.get('ctx', {}))}. Received: {_as_yaml(problem['input'])}"
+    described = f"{dotted}: {expected.format(**problem.get('ctx', {}))}"
+    if problem["type"] == SECRET:
+        return described
+    message = f"{described}. Received: {_as_yaml(problem['input'])}"
     if problem["type"] != "literal_error":
         return message
     near = nearest(str(problem["input"]), re.findall("'([^']*)'", problem["ctx"]["expected"]))

@@ -40,7 +40,32 @@ class RulesError(SpartonError):
 
 
 class TrainingError(SpartonError):
-    """Training cannot go on: ranks disagree, a loss is not finite, a worker failed or slots are missing."""
+    """Training cannot go on: a loss is not finite, a worker failed or slots are missing."""
+
+
+class WorkerError(TrainingError):
+    """A worker was lost, did not start, waited in vain or differs from the others: a new start may go well."""
+
+
+REPEATED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""Errors of a program, which happen again when it runs again."""
+
+
+def is_mendable(error: BaseException) -> bool:
+    """Tell whether what failed may go well when it is tried again: bad settings, bad data and bugs do not."""
+    if isinstance(error, SpartonError):
+        return isinstance(error, WorkerError)
+    return isinstance(error, Exception) and not isinstance(error, REPEATED)
 
 
 @contextlib.contextmanager

@@ -1,30 +1,45 @@
+"""What every launcher on Spark keeps: one suite, run with each."""
+
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from pyspark import InheritableThread
 
 from sparton.distributed import Connection, World, slots
 from sparton.distributed.launch import LaunchSettings, launch
-from sparton.errors import TrainingError
+from sparton.errors import TrainingError, WorkerError
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
 # Workers cannot import this module.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-TWO = LaunchSettings(workers=2, start_timeout_s=240, environment={"SPARTON_TEST": "set"})
+LAUNCHERS = ["barrier", "spark"]
+SETTINGS = {"workers": 2, "start_timeout_s": 300, "environment": {"SPARTON_TEST": "set"}}
+every_launcher = pytest.mark.parametrize("launcher", LAUNCHERS)
+
+
+def two(launcher: str, **changes: Any) -> LaunchSettings:
+    return LaunchSettings.model_validate(SETTINGS | {"launcher": launcher} | changes)
+
+
 END_LIMIT_S = 60.0  # from a worker's failure to the end of the launch, on a busy machine
 PAUSE_S = 6.0
 
@@ -88,6 +103,7 @@ def everything(connection: Connection, greeting: str) -> dict[str, Any]:
     """What one launch of two workers is asked, since each costs half a minute."""
     logger = logging.getLogger("sparton.test")
     logger.info("%s %.3f", greeting, time.time())
+    print(f"printed by {os.getpid()}", flush=True)
     time.sleep(PAUSE_S)
     environment = {name: os.environ.get(name) for name in ("SPARTON_TEST", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS")}
     return {
@@ -99,10 +115,19 @@ def everything(connection: Connection, greeting: str) -> dict[str, Any]:
     }
 
 
-def test_two_workers_compute_together(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+def launched(launcher: str, *arguments: Any) -> Any:
+    """Launch from another thread where the launcher works in any."""
+    if launcher == "spark":
+        return launch(*arguments)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(launch, *arguments).result()
+
+
+@every_launcher
+def test_two_workers_compute_together(spark: SparkSession, caplog: pytest.LogCaptureFixture, launcher: str) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with caplog.at_level(logging.INFO, logger="sparton"):
-        results = launch(everything, ["greetings"], spark, TWO)
+        results = launched(launcher, everything, ["greetings"], spark, two(launcher))
 
     assert [result["world"] for result in results] == [World(0, 2, 0), World(1, 2, 1)]
     assert len({os.getpid(), *(result["process"] for result in results)}) == 3
@@ -131,6 +156,7 @@ def test_two_workers_compute_together(spark: SparkSession, caplog: pytest.LogCap
     assert [record.getMessage().split(" greetings ")[0] for record in records] == ["rank 0:"]
     sent = float(records[0].getMessage().rsplit(" ", 1)[1])
     assert records[0].created - sent < PAUSE_S - 1  # it was here before the worker went on
+    assert f"rank 0: printed by {results[0]['process']}" in caplog.messages
 
 
 def failing(connection: Connection) -> float:
@@ -144,29 +170,46 @@ def failing(connection: Connection) -> float:
     return float(connection.collectives.allreduce_sum([tf.ones([])])[0])
 
 
+@every_launcher
 def test_an_error_in_a_worker_ends_the_launch_with_its_message(
-    spark: SparkSession, caplog: pytest.LogCaptureFixture
+    spark: SparkSession, caplog: pytest.LogCaptureFixture, launcher: str
 ) -> None:
-    with pytest.raises(TrainingError, match=r"rank 1 of 2: ValueError: no jets in shard 7"):
-        launch(failing, [], spark, TWO)
+    with pytest.raises(TrainingError, match=r"rank 1 of 2: ValueError: no jets in shard 7") as raised:
+        launch(failing, [], spark, two(launcher, retries=3))  # in vain, so there is none
+    assert not isinstance(raised.value, WorkerError)
     assert time.time() - failure_time(caplog) < END_LIMIT_S
     assert "in failing" in caplog.text  # the worker's own traceback
 
 
-def dying(connection: Connection) -> None:
-    """Die on rank 1 while rank 0 computes."""
+def dying_once(connection: Connection, note: str) -> int:
+    """Die on rank 1 while rank 0 computes, if nobody has before."""
     connection.collectives.barrier()
+    if Path(note).exists():
+        return connection.world.rank
     if connection.world.rank == 1:
         logging.getLogger("sparton.test").warning("failing at %.3f", time.time())
         time.sleep(0.5)
+        Path(note).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)
+    return -1
 
 
-def test_a_killed_worker_ends_the_launch(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(TrainingError, match=r"rank 1 of 2: the process died without an error"):
-        launch(dying, [], spark, TWO)
-    assert time.time() - failure_time(caplog) < END_LIMIT_S
+@pytest.mark.parametrize(("launcher", "retries"), [("barrier", 1), ("spark", 0)])
+def test_a_killed_worker_ends_the_launch_or_starts_it_again(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture, tmp_path: Path, launcher: str, retries: int
+) -> None:
+    settings = two(launcher, retries=retries)
+    reason = "rank 1 of 2: the process was killed by signal 9 (SIGKILL)"
+    if retries:
+        assert launch(dying_once, [str(tmp_path / "note")], spark, settings) == [0, 1]
+        (retried,) = [record for record in caplog.records if "starting again" in record.getMessage()]
+        assert retried.getMessage().startswith(reason)
+        assert retried.created - failure_time(caplog) < END_LIMIT_S
+    else:
+        with pytest.raises(WorkerError, match=f"^{re.escape(reason)}"):
+            launch(dying_once, [str(tmp_path / "note")], spark, settings)
+        assert time.time() - failure_time(caplog) < END_LIMIT_S
 
 
 def never_run(connection: Connection) -> None:
@@ -174,40 +217,43 @@ def never_run(connection: Connection) -> None:
 
 
 class Killer(threading.Thread):
-    """Kills the worker of one rank as soon as its Python runs, before it can have connected to the driver."""
+    """Kills a process of the first worker that it finds as soon as it runs, before it can have reached the driver."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, module: str) -> None:
         super().__init__(daemon=True)
-        self._rank = str(rank)
+        self._module = module
+        self.rank = ""
         self.killed_at: float | None = None
 
     def run(self) -> None:
         for _ in range(6000):
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if "horovod.spark.task.gloo_exec_fn" in process.cmdline() and self._is_mine(process):
+                    if self._module in process.cmdline():
+                        self.rank = process.environ()["HOROVOD_RANK"]
                         process.kill()
                         self.killed_at = time.monotonic()
                         return
             time.sleep(0.02)
 
-    def _is_mine(self, process: psutil.Process) -> bool:
-        return process.environ().get("HOROVOD_RANK") == self._rank
 
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_killed_before_it_connects_is_named_at_once(spark: SparkSession, rank: int) -> None:
-    killer = Killer(rank)
+@pytest.mark.parametrize(
+    ("launcher", "module"), [("barrier", "sparton.distributed.child"), ("spark", "horovod.spark.task.gloo_exec_fn")]
+)
+def test_a_worker_killed_before_it_connects_is_named_at_once(spark: SparkSession, launcher: str, module: str) -> None:
+    killer = Killer(module)
     killer.start()
-    expected = f"rank {rank} of 2: the process was killed by signal 9 before it reached the driver"
-    with pytest.raises(TrainingError, match=f"^{expected}$"):
-        launch(never_run, [], spark, TWO)
+    expected = r"rank \d of 2: the process was killed by signal 9 \(SIGKILL\) before it reached the driver"
+    with pytest.raises(WorkerError, match=f"^{expected}") as raised:
+        launch(never_run, [], spark, two(launcher))
     assert killer.killed_at is not None
     assert time.monotonic() - killer.killed_at < END_LIMIT_S
+    assert str(raised.value).startswith(f"rank {killer.rank} of 2")
 
 
-def test_a_worker_that_cannot_start_says_why(spark: SparkSession) -> None:
-    without = TWO.model_copy(update={"environment": {"PYTHONHOME": "/nonexistent"}})
+@every_launcher
+def test_a_worker_that_cannot_start_says_why(spark: SparkSession, launcher: str) -> None:
+    without = two(launcher, environment={"PYTHONHOME": "/nonexistent"})
     with pytest.raises(TrainingError, match=r"^rank \d of 2: the process ended with exit status 1 before .* \| .+"):
         launch(never_run, [], spark, without)
 
@@ -218,45 +264,100 @@ def failure_time(caplog: pytest.LogCaptureFixture) -> float:
     return float(message.rsplit(" ", 1)[1])
 
 
-def unused(connection: Connection) -> None:
-    raise AssertionError("no worker must start")
-
-
-def test_too_few_slots_are_refused_at_once(spark: SparkSession) -> None:
+@every_launcher
+def test_too_few_slots_are_refused_at_once(spark: SparkSession, launcher: str) -> None:
     assert slots.count(spark.sparkContext) == 2
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"3 workers need 3 task slots at once, .* offers 2 \(master local\[2\]"):
-        launch(unused, [], spark, LaunchSettings(workers=3))
-    assert time.monotonic() - started < 5
+        launch(never_run, [], spark, two(launcher, workers=3))
+    assert time.monotonic() - started < slots.EXECUTORS_WAIT_S
 
 
 @pytest.mark.parametrize("key", ["spark.dynamicAllocation.enabled", "spark.speculation"])
-def test_settings_that_move_tasks_are_refused(spark: SparkSession, key: str) -> None:
+@every_launcher
+def test_settings_that_move_tasks_are_refused(spark: SparkSession, launcher: str, key: str) -> None:
     conf = spark.sparkContext._conf
     assert conf is not None
     conf.set(key, "true")
     try:
         with pytest.raises(TrainingError, match=f"{key}=true"):
-            launch(unused, [], spark, LaunchSettings(workers=2))
+            launch(never_run, [], spark, two(launcher))
     finally:
         conf.set(key, "false")
 
 
-def test_an_unknown_interface_is_refused(spark: SparkSession) -> None:
-    with pytest.raises(TrainingError, match=r"interface 'wlan7' does not exist on the driver; found .*lo"):
-        launch(unused, [], spark, LaunchSettings(workers=2, interface="wlan7"))
+@every_launcher
+def test_an_unknown_interface_is_refused(spark: SparkSession, launcher: str) -> None:
+    expected = r"has no interface 'wlan7' with an IPv4 address; found .*lo.*; set launch.interface"
+    with pytest.raises(TrainingError, match=expected):
+        launch(never_run, [], spark, two(launcher, interface="wlan7", retries=3))
 
 
-def test_other_threads_are_refused(spark: SparkSession) -> None:
-    errors: list[TrainingError] = []
+def test_horovods_launcher_refuses_other_threads(spark: SparkSession) -> None:
+    with ThreadPoolExecutor(1) as pool, pytest.raises(TrainingError, match=r"main thread only .*launcher=barrier"):
+        pool.submit(launch, never_run, [], spark, two("spark")).result()
 
-    def trial() -> None:
-        try:
-            launch(unused, [], spark, LaunchSettings(workers=2))
-        except TrainingError as error:
-            errors.append(error)
 
-    thread = threading.Thread(target=trial)
-    thread.start()
-    thread.join()
-    assert "main thread" in str(errors[0])
+def test_slots_that_another_job_holds_end_the_barrier_launch_in_time(spark: SparkSession) -> None:
+    """Only then is it known that they will not be free; the job that waits for them is taken back."""
+    context = spark.sparkContext
+
+    def hold() -> None:
+        context.setJobGroup("holding", "a job that holds a slot", interruptOnCancel=True)
+        with contextlib.suppress(Exception):
+            context.parallelize([0], 1).foreach(lambda _: time.sleep(120))
+
+    holder = InheritableThread(target=hold)
+    holder.start()
+    try:
+        wait_for_tasks(context, 1)
+        started = time.monotonic()
+        expected = r"0 of 2 workers have started within launch.start_timeout_s=3 s; 2 task slots must be free at once"
+        with pytest.raises(WorkerError, match=expected):
+            launch(never_run, [], spark, two("barrier", start_timeout_s=3))
+        assert time.monotonic() - started < END_LIMIT_S
+    finally:
+        context.cancelJobGroup("holding")
+        holder.join()
+    wait_for_tasks(context, 0)
+
+
+def wait_for_tasks(context: SparkContext, count: int) -> None:
+    """Wait until Spark runs a number of tasks."""
+    tracker = context.statusTracker()
+    for _ in range(600):
+        stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+        if sum(stage.numActiveTasks for stage in stages if stage is not None) == count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"Spark does not come to run {count} tasks")
+
+
+def test_an_interrupted_barrier_launch_leaves_nothing_running(spark: SparkSession) -> None:
+    """Ctrl-C while the workers start: their processes end with Spark's tasks."""
+
+    def interrupt() -> None:
+        for _ in range(6000):
+            if workers():
+                signal.raise_signal(signal.SIGINT)
+                return
+            time.sleep(0.02)
+
+    def workers() -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "sparton.distributed.child" in process.cmdline():
+                    found.append(process)
+        return found
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            launch(never_run, [], spark, two("barrier"))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    for process in workers():
+        process.wait(END_LIMIT_S)
+    wait_for_tasks(spark.sparkContext, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,6 +260,49 @@ def test_two_horovod_workers_train_what_one_process_trains(
         limit = tolerance * max(np.abs(value).max(), 6 * training.learning_rate) + 1e-6
         np.testing.assert_allclose(two[name], value, rtol=0, atol=limit, err_msg=name)
     assert summaries[0].last["val_focal"] == pytest.approx(alone.last["val_focal"], rel=1e-4)
+
+
+TWICE = """
+import sys
+from sparton.config import load_config
+from sparton.pipeline import PipelineSettings, train
+
+settings = load_config(PipelineSettings, None, sys.argv[3:])
+for _ in range(2):
+    result = train(settings, input=sys.argv[1], output=sys.argv[2])
+    print("ended", result.skipped, result.summary.get("workers"), result.summary.get("rank"), flush=True)
+"""
+
+
+def test_horovodrun_starts_what_trains_together(training_set: str, tmp_path: Path) -> None:
+    """Rank 0 publishes one bundle; a second call finds it up to date, and tells the other rank so."""
+    settings = {
+        "workspace": str(tmp_path),
+        "launch.workers": 2,
+        "train.pretrain_epochs": 1,
+        "train.joint_epochs": 0,
+        "train.batch_size": 64,
+        "train.centroid_rows": 200,
+    } | {f"model.{key}": value for key, value in SMALL.model_dump(mode="json", exclude_defaults=True).items()}
+    (tmp_path / "twice.py").write_text(TWICE)
+    command = [
+        "horovodrun",
+        "-np",
+        "2",
+        "--gloo",
+        "--network-interfaces",
+        "lo",
+        sys.executable,
+        str(tmp_path / "twice.py"),
+    ]
+    assigned = [f"{key}={value}" for key, value in settings.items()]
+    ended = subprocess.run(
+        [*command, training_set, str(tmp_path / "model"), *assigned], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = sorted(line.partition("ended ")[2] for line in ended.stdout.splitlines() if "ended " in line)
+    assert said == ["False 2 None", "False None 1", "True 2 None", "True None 1"]
+    assert bundle.read_description(str(tmp_path / "model")).training["workers"] == 2
 
 
 def test_centroids_of_a_classifier_need_a_class_for_each_cluster(training_set: str, tmp_path: Path) -> None:

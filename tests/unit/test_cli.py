@@ -9,6 +9,7 @@ import pytest
 
 from sparton import storage
 from sparton.cli import STAGES, main
+from sparton.pipeline.session import SparkSettings
 
 
 def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -42,12 +43,32 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["genrate"], ["train", "--workers", "two"], ["info"], ["ingest", "--input", "x", "--trigger", "5"]],
+    [
+        [],
+        ["genrate"],
+        ["train", "--workers", "two"],
+        ["train", "--retries", "-1"],
+        ["info"],
+        ["ingest", "--input", "x", "--trigger", "5"],
+    ],
 )
 def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status, error = outcome(arguments, capsys)
     assert status == 2
     assert error
+
+
+def test_secrets_are_refused_without_being_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = outcome(["generate", "--set", "spark.conf={spark.authenticate.secret: sesame}"], capsys)
+    assert status == 2
+    assert error == (
+        "sparton generate: --set spark.conf: spark.conf: spark.authenticate.secret is a secret, which would be seen in "
+        "command lines and run folders; put it into the spark-defaults.conf of SPARK_CONF_DIR"
+    )
+
+
+def test_files_of_secrets_are_no_secrets() -> None:
+    SparkSettings(conf={"spark.authenticate.secret.file": "/etc/spark/secret"})
 
 
 def test_unknown_key_is_one_line_with_the_nearest_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from sparton.config import validate
-from sparton.distributed import Connection, devices, interrupts
-from sparton.distributed.horovod_spark import Tail, worker_environment
-from sparton.distributed.launch import LaunchSettings, launch
-from sparton.errors import ConfigError, DataError, TrainingError
+from sparton.distributed import Connection, devices, external, interrupts
+from sparton.distributed.driver import worker_environment
+from sparton.distributed.horovod_spark import Tail
+from sparton.distributed.launch import LaunchSettings, chosen, launch, needs_spark
+from sparton.errors import ConfigError, DataError, TrainingError, UsageError, WorkerError, is_mendable
 
 
 def test_one_worker_runs_in_this_process() -> None:
@@ -73,9 +74,89 @@ def test_errors_of_one_worker_keep_their_kind() -> None:
         launch(broken)
 
 
-def test_several_workers_need_spark() -> None:
-    with pytest.raises(TrainingError, match="2 workers need a Spark session"):
-        launch(lambda connection: None, settings=LaunchSettings(workers=2))
+@pytest.mark.parametrize("launcher", ["auto", "barrier", "spark"])
+def test_several_workers_need_spark(launcher: str) -> None:
+    settings = LaunchSettings.model_validate({"workers": 2, "launcher": launcher})
+    with pytest.raises(TrainingError, match=r"launch.launcher=(barrier|spark): 2 workers need a Spark session"):
+        launch(lambda connection: None, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "values", "name"),
+    [
+        ({}, {}, "process"),
+        ({}, {"workers": 2}, "barrier"),
+        ({}, {"workers": 2, "launcher": "spark"}, "spark"),
+        ({}, {"workers": 1, "launcher": "barrier"}, "barrier"),  # an executor may have the GPU that the driver lacks
+        ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"}, {"workers": 2}, "external"),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, {"workers": 2}, "external"),
+        ({"PMI_RANK": "1", "PMI_SIZE": "3"}, {}, "external"),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, {"workers": 2}, "barrier"),  # srun with one task, which is the driver
+    ],
+)
+def test_auto_takes_what_fits(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], values: dict[str, object], name: str
+) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    settings = LaunchSettings.model_validate(values)
+    assert chosen(settings) == name
+    assert needs_spark(settings) == (name in ("barrier", "spark"))
+
+
+def test_the_number_of_workers_is_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"nothing in the environment says that horovodrun, mpirun or srun"):
+        external.join(LaunchSettings(launcher="external"))
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    monkeypatch.setenv("HOROVOD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"launch.workers=2, but 3 processes were started; make them equal"):
+        external.join(LaunchSettings(workers=2))
+
+
+def test_what_is_no_training_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparton.pipeline import PipelineSettings, generate
+
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    with pytest.raises(
+        UsageError, match=r"2 processes were started, which would all run .generate.; start 'train' alone"
+    ):
+        generate(PipelineSettings())
+
+
+class Attempts:
+    """A function that fails some times, each time with the next error."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self, connection: Connection) -> int:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.calls
+
+
+def test_a_lost_worker_is_replaced_as_often_as_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    assert launch(Attempts(OSError("a disk"), WorkerError("lost")), settings=LaunchSettings(retries=2)) == [3]
+    assert "rank 0 of 1: OSError: a disk; starting again, from the last checkpoint (retry 1 of 2)" in caplog.messages
+    assert "lost; starting again, from the last checkpoint (retry 2 of 2)" in caplog.messages
+    attempts = Attempts(WorkerError("first"), WorkerError("second"))
+    with pytest.raises(WorkerError, match="second"):
+        launch(attempts, settings=LaunchSettings(retries=1))
+    assert attempts.calls == 2
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("bad"), ConfigError("bad"), TrainingError("the focal loss is nan"), ValueError("bug")]
+)
+def test_what_no_retry_mends_is_not_tried_again(error: Exception) -> None:
+    attempts = Attempts(error)
+    with pytest.raises((DataError, ConfigError, TrainingError)):
+        launch(attempts, settings=LaunchSettings(retries=5))
+    assert attempts.calls == 1
+    assert not is_mendable(error)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +165,10 @@ def test_several_workers_need_spark() -> None:
         ({"workers": 0}, "workers"),
         ({"start_timeout_s": 0}, "start_timeout_s"),
         ({"worker": 2}, "did you mean 'workers'"),
+        ({"retries": -1}, "retries"),
+        ({"port": 70000}, "port"),
+        ({"launcher": "barier"}, "did you mean 'barrier'"),
+        ({"launcher": "process", "workers": 2}, "launcher=process runs one worker"),
         ({"stall_check_s": 60, "stall_shutdown_s": 60}, "stall_shutdown_s=60 must exceed stall_check_s=60"),
     ],
 )
@@ -105,7 +190,7 @@ def test_the_last_output_is_kept() -> None:
     tail = Tail()
     for number in range(100):
         tail.write(f"line {number}\n")
-    lines = tail.text().splitlines()
+    lines = tail.lines()
     assert lines[-1] == "line 99"
     assert len(lines) < 100
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from sparton.distributed import link as line_to_driver
 from sparton.distributed import relay, wire, worker
+from sparton.distributed.link import DriverLink
 from sparton.distributed.relay import Address
-from sparton.errors import TrainingError
+from sparton.errors import TrainingError, WorkerError
 
 LOOPBACK = "127.0.0.1"
 
@@ -22,6 +24,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def join(address: Address, rank: int, role: str = relay.WORKER) -> DriverLink:
+    return DriverLink(address, rank, lambda: None, role)
 
 
 def test_sealed_messages_come_back() -> None:
@@ -50,9 +56,9 @@ def test_long_texts_keep_their_end() -> None:
 
 def test_records_arrive_while_the_worker_runs(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), relay.listen(LOOPBACK, LOOPBACK) as (line, address):
-        link = worker.DriverLink(address, rank=3)
+        link = join(address, 3)
         record = logging.LogRecord("sparton.train", logging.INFO, "", 0, "epoch %d", (7,), None)
-        worker.DriverHandler(link).handle(record)
+        line_to_driver.DriverHandler(link).handle(record)
         wait_for(lambda: caplog.records)
         assert (caplog.records[0].name, caplog.records[0].levelno) == ("sparton.train", logging.INFO)
         assert caplog.records[0].getMessage() == "rank 3: epoch 7"
@@ -62,15 +68,15 @@ def test_records_arrive_while_the_worker_runs(caplog: pytest.LogCaptureFixture) 
 
 def test_a_reported_failure_is_known_when_the_worker_goes_on() -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
-        link = worker.DriverLink(address, rank=1)
-        link.end("failure", reason="ValueError: x", traceback="...", echo=False)
-        assert line.cause() == relay.Failure(1, "ValueError: x", "...")
+        link = join(address, 1)
+        link.end("failure", reason="ValueError: x", traceback="...", echo=False, final=True)
+        assert line.cause() == relay.Failure(1, "ValueError: x", "...", final=True)
 
 
 def test_the_cause_is_the_first_failure_that_is_no_echo() -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
         for rank, echo in ((0, True), (2, False), (1, False)):
-            worker.DriverLink(address, rank).end("failure", reason=f"E{rank}", traceback="", echo=echo)
+            join(address, rank).end("failure", reason=f"E{rank}", traceback="", echo=echo, final=False)
         cause = line.cause()
     assert cause is not None
     assert cause.rank == 2
@@ -87,7 +93,7 @@ def test_a_stall_names_the_ranks_that_are_absent(
     waiting: list[int], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
-        links = [worker.DriverLink(address, rank) for rank in range(3)]
+        links = [join(address, rank) for rank in range(3)]
         links[2].send("waiting")
         links[2].send("resumed")
         wait_for(lambda: "rank 2 goes on" in caplog.text)
@@ -118,16 +124,17 @@ def test_an_unreachable_driver_is_named() -> None:
     with socket.socket() as unused:
         unused.bind((LOOPBACK, 0))
         address = Address(LOOPBACK, unused.getsockname()[1], b"")
-    with pytest.raises(TrainingError, match=r"rank 0 cannot reach the driver at 127.0.0.1:\d+ .*spark.driver.host"):
-        worker.DriverLink(address, 0)
+    expected = r"rank 0 on \S+ cannot reach the driver at 127.0.0.1:\d+ .*spark.driver.host"
+    with pytest.raises(WorkerError, match=expected):
+        join(address, 0)
 
 
 COMPUTING_WORKER = """
 import sys, time
-from sparton.distributed import worker
+from sparton.distributed import link, worker
 from sparton.distributed.relay import Address
-worker.ABORT_GRACE_S = 0.2
-worker.DriverLink(Address("127.0.0.1", int(sys.argv[1]), bytes.fromhex(sys.argv[2])), int(sys.argv[3]))
+link.ABORT_GRACE_S = 0.2
+worker.report_to(Address("127.0.0.1", int(sys.argv[1]), bytes.fromhex(sys.argv[2])), int(sys.argv[3]))
 print("connected", flush=True)
 time.sleep(600)
 """
@@ -147,8 +154,8 @@ def computing_worker(address: Address, rank: int) -> Iterator[subprocess.Popen[s
 
 def test_a_failure_stops_a_worker_that_computes(caplog: pytest.LogCaptureFixture) -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (_, address), computing_worker(address, 0) as process:
-        worker.DriverLink(address, rank=1).end("failure", reason="E", traceback="", echo=False)
-        assert process.wait(timeout=10) == worker.EXIT_ABORTED
+        join(address, 1).end("failure", reason="E", traceback="", echo=False, final=False)
+        assert process.wait(timeout=10) == relay.EXIT_ABORTED
         told = 'rank 0: stopped here:\n  File "<string>"'
         wait_for(lambda: any(record.getMessage().startswith(told) for record in caplog.records))
 
@@ -158,29 +165,35 @@ def test_a_worker_killed_without_a_word_is_a_failure_and_stops_the_others() -> N
         with computing_worker(address, 1) as other:
             process.kill()
             wait_for(line.cause)
-            assert other.wait(timeout=10) == worker.EXIT_ABORTED
+            assert other.wait(timeout=10) == relay.EXIT_ABORTED
         cause = line.cause()
     assert cause is not None
     assert cause.rank == 0
-    assert "died without an error" in cause.reason
+    assert cause.reason == "the process was lost with its executor"
 
 
 def test_a_worker_that_dies_before_it_connects_is_the_cause_and_stops_the_others() -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (line, address), computing_worker(address, 1) as early:
-        line.exited(0, 137)
-        assert early.wait(timeout=10) == worker.EXIT_ABORTED
+        line.process_exited(0, 137)
+        assert early.wait(timeout=10) == relay.EXIT_ABORTED
         with computing_worker(address, 2) as late:
-            assert late.wait(timeout=10) == worker.EXIT_ABORTED
-        assert line.cause() == relay.Failure(0, "the process was killed by signal 9 before it reached the driver")
+            assert late.wait(timeout=10) == relay.EXIT_ABORTED
+        assert line.cause() == relay.Failure(
+            0, "the process was killed by signal 9 (SIGKILL) before it reached the driver"
+        )
 
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(1, "ended with exit status 1 before"), (137, "killed by signal 9 before"), (None, "lost with its executor")],
+    [
+        (1, "ended with exit status 1 before"),
+        (137, "killed by signal 9 (SIGKILL) before"),
+        (None, "lost with its executor"),
+    ],
 )
 def test_early_ends_are_described(code: int | None, reason: str) -> None:
     line = relay.Relay(b"")
-    line.exited(4, code)
+    line.process_exited(4, code)
     cause = line.cause()
     assert cause is not None
     assert (cause.rank, cause.unheard) == (4, code == 1)
@@ -189,11 +202,58 @@ def test_early_ends_are_described(code: int | None, reason: str) -> None:
 
 def test_exits_after_a_report_add_nothing() -> None:
     with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
-        link = worker.DriverLink(address, rank=1)
+        link = join(address, 1)
         link.end("done")
         line.exited(1, 1)
-        line.exited(0, 0)
+        line.process_exited(0, 0)
         assert line.cause() is None
+
+
+def test_a_supervisor_has_the_last_word_about_a_worker_that_says_none() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        watch = join(address, 0, relay.SUPERVISOR)
+        with computing_worker(address, 0) as process:
+            process.kill()
+            process.wait()
+            time.sleep(0.2)
+            assert line.cause() is None  # the supervisor is about to tell more
+        watch.end("exited", code=137, killed_for="out of memory", memory=5)
+        assert line.cause() == relay.Failure(0, "the process was killed by signal 9 (SIGKILL): out of memory")
+        line.process_exited(0, 1)
+        assert line.failed_for() > 0
+        assert line.memory() == [5]
+
+
+def test_what_a_worker_has_reported_is_not_said_again_by_its_supervisor() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        watch = join(address, 0, relay.SUPERVISOR)
+        join(address, 0).end("failure", reason="ValueError: x", traceback="...", echo=False, final=False)
+        watch.end("exited", code=1, killed_for=None, memory=7)
+        assert line.cause() == relay.Failure(0, "ValueError: x", "...")
+
+
+def test_a_lost_executor_is_noticed_when_its_supervisor_falls_silent() -> None:
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        watch = join(address, 1, relay.SUPERVISOR)
+        watch._socket.shutdown(socket.SHUT_RDWR)
+        wait_for(line.cause)
+        assert line.cause() == relay.Failure(1, "the process was lost with its executor before it reached the driver")
+
+
+def test_a_worker_that_is_left_ends_with_the_launch() -> None:
+    """Its executor may be gone, with nobody there to end it."""
+    with contextlib.ExitStack() as held:
+        with relay.listen(LOOPBACK, LOOPBACK) as (_, address):
+            process = held.enter_context(computing_worker(address, 0))
+        assert process.wait(timeout=30) == relay.EXIT_ABORTED
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        expected = pytest.raises(TrainingError, match=rf"launch.port={port}: the driver cannot listen there")
+        with expected, relay.listen(LOOPBACK, LOOPBACK, port):
+            pass
 
 
 def test_a_worker_ends_when_the_driver_is_gone() -> None:
@@ -201,7 +261,7 @@ def test_a_worker_ends_when_the_driver_is_gone() -> None:
         address = Address(LOOPBACK, server.getsockname()[1], b"key")
         with computing_worker(address, 0) as process:
             server.accept()[0].close()
-            assert process.wait(timeout=10) == worker.EXIT_ABORTED
+            assert process.wait(timeout=10) == relay.EXIT_ABORTED
 
 
 @pytest.mark.parametrize(

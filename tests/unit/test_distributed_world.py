@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from sparton.distributed import Connection, World, connect
+from sparton.distributed.world import described
 from sparton.errors import TrainingError
 
 
@@ -32,6 +34,48 @@ def test_connect_alone(environment: dict[str, str]) -> None:
 def test_connect_refuses_contradictions(environment: dict[str, str]) -> None:
     with pytest.raises(TrainingError, match="HOROVOD_SIZE"):
         connect(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1"}, World(1, 4, 1)),
+        (
+            {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+            World(3, 4, 1),
+        ),
+        ({"PMI_RANK": "2", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0"}, World(2, 4, 0)),
+        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, World(2, 4, 0)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # so says a batch script too, which is alone
+        ({}, None),
+    ],
+)
+def test_the_launchers_from_outside_are_understood(environment: dict[str, str], place: World | None) -> None:
+    assert described(environment) == place
+
+
+def test_ranks_beyond_the_size_are_refused() -> None:
+    with pytest.raises(TrainingError, match="OMPI_COMM_WORLD_RANK=4 and OMPI_COMM_WORLD_SIZE=4"):
+        described({"OMPI_COMM_WORLD_RANK": "4", "OMPI_COMM_WORLD_SIZE": "4"})
+
+
+def test_processes_of_mpi_do_not_train_alone_where_horovod_cannot_speak_to_it() -> None:
+    """A build without MPI would take each of them for a world of its own, and each would train on all jets."""
+    variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+    program = """
+import horovod.tensorflow
+from sparton.distributed import connect
+if horovod.tensorflow.mpi_built():
+    print("built with MPI")
+else:
+    connect()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    expected = "started as rank 1 of 2, Horovod finds rank 0 of 1: it cannot speak to the launcher"
+    assert expected in ended.stderr or "built with MPI" in ended.stdout
 
 
 def test_a_process_that_is_alone_imports_neither_horovod_nor_spark() -> None:

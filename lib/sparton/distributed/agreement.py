@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.distributed.world import Connection
-from sparton.errors import TrainingError
+from sparton.errors import WorkerError
 
 FINGERPRINT_BYTES = 8  # variables that differ have equal fingerprints once in 2^64 cases
 
@@ -28,7 +28,7 @@ def check(connection: Connection, variables: Mapping[str, Any] | Sequence[Any]) 
 
     Raises
     ------
-    TrainingError
+    WorkerError
         Naming the first variable that differs and the ranks that differ from rank 0.
     """
     if connection.world.size == 1:
@@ -38,7 +38,7 @@ def check(connection: Connection, variables: Mapping[str, Any] | Sequence[Any]) 
     rows = _rows(connection.collectives.allgather(own))
     differing = {rank: _differences(rows[0], row) for rank, row in enumerate(rows) if not np.array_equal(row, rows[0])}
     if differing:
-        raise TrainingError(_describe(list(named), differing))
+        raise WorkerError(_describe(list(named), differing))
 
 
 def fingerprint(name: str, value: Any) -> int:

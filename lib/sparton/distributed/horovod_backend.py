@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-import horovod.spark.task
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from sparton.distributed import devices
 from sparton.distributed.fused import FusedCollectives
 from sparton.distributed.stall import Activity
+from sparton.distributed.supervisor import GPU_VARIABLE
 
 
 def initialise() -> tuple[int, int, int]:
     """Start Horovod, if it is not running yet, and return this process's rank, size and local rank.
 
-    Where the machine has GPUs, the process keeps one of them.
+    Where the machine has GPUs, the process keeps one of them: of those that Spark has assigned, if it has.
     """
     hvd.init()
-    devices.pin_gpu(hvd.local_rank(), horovod.spark.task.get_available_devices())
+    devices.pin_gpu(hvd.local_rank(), [name for name in os.environ.get(GPU_VARIABLE, "").split(",") if name])
     return hvd.rank(), hvd.size(), hvd.local_rank()
 
 

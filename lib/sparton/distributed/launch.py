@@ -1,19 +1,24 @@
-"""Start the workers of a training: in this process when there is one, else as Horovod processes on Spark executors."""
+"""Start the workers of a training, by whichever launcher the settings and the surroundings ask for."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from sparton.config import Config
-from sparton.distributed import devices
-from sparton.distributed.world import Connection
-from sparton.errors import SpartonError, TrainingError
+from sparton.distributed.external import ExternalLauncher
+from sparton.distributed.launcher import Launcher
+from sparton.distributed.process import ProcessLauncher
+from sparton.distributed.world import described
+from sparton.errors import TrainingError, WorkerError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
 
 
 class LaunchSettings(Config):
@@ -22,10 +27,21 @@ class LaunchSettings(Config):
     Parameters
     ----------
     workers
-        Number of training processes; each occupies one Spark task slot. 1 trains in the driver, without Horovod.
+        Number of training processes; on Spark each occupies one task slot.
+    launcher
+        What starts them (docs/distributed.md): `process`, this process alone; `barrier`, the tasks of a Spark barrier
+        stage; `spark`, `horovod.spark.run`; `external`, horovodrun or MPI, which have started this process and the
+        others. `auto`: `external` under such a launcher, else `process` for one worker and `barrier` for more.
+    retries
+        New starts, each from the last checkpoint, after a worker was lost, did not start or waited in vain. Bad
+        settings, bad data, a loss that is not finite and errors of the program end the job at once; under `external`
+        everything does.
     interface
         Network interface that the workers exchange data on; it has this name on every host. By default the loopback
-        interface when Spark is local, else one that all hosts can reach each other on.
+        interface when Spark is local, else the one towards the driver (`barrier`), or one that all hosts can reach each
+        other on (`spark`).
+    port
+        Port of the driver that workers report to; by default any free one.
     start_timeout_s
         Seconds within which all workers must have started and found each other.
     stall_check_s, stall_shutdown_s
@@ -43,7 +59,10 @@ class LaunchSettings(Config):
     """
 
     workers: int = Field(default=1, ge=1)
+    launcher: Literal["auto", "process", "barrier", "spark", "external"] = "auto"
+    retries: int = Field(default=0, ge=0)
     interface: str | None = None
+    port: int | None = Field(default=None, ge=1, le=65535)
     start_timeout_s: int = Field(default=120, ge=1)
     stall_check_s: int = Field(default=60, ge=1)
     stall_shutdown_s: int = Field(default=300, ge=1)
@@ -53,10 +72,30 @@ class LaunchSettings(Config):
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
+    def _check_launcher(self) -> LaunchSettings:
+        if self.launcher == "process" and self.workers > 1:
+            raise ValueError(f"launcher=process runs one worker. Received: workers={self.workers}")
+        return self
+
+    @model_validator(mode="after")
     def _check_stall(self) -> LaunchSettings:
         if self.stall_shutdown_s <= self.stall_check_s:
             raise ValueError(f"stall_shutdown_s={self.stall_shutdown_s} must exceed stall_check_s={self.stall_check_s}")
         return self
+
+
+def chosen(settings: LaunchSettings) -> str:
+    """Return the name of the launcher: the one in the settings, or what ``auto`` means here."""
+    if settings.launcher != "auto":
+        return settings.launcher
+    if described() is not None:
+        return ExternalLauncher.name
+    return "process" if settings.workers == 1 else "barrier"
+
+
+def needs_spark(settings: LaunchSettings) -> bool:
+    """Tell whether the workers run on Spark."""
+    return chosen(settings) in ("barrier", "spark")
 
 
 def launch(
@@ -67,40 +106,51 @@ def launch(
 ) -> list[Any]:
     """Run ``fn(connection, *args)`` on every worker and return the results in the order of ranks.
 
+    Under the launcher `external` every process calls this, and each gets the result of its own rank alone.
+
     Parameters
     ----------
     fn
         A function of this project, or any that can be pickled; what it returns must be picklable and small (weights
-        go to storage).
+        go to storage). After a failure that a new start may mend it is run again on new workers, at most
+        ``settings.retries`` times; it is up to it to go on where it was.
     args
         Further arguments, equal for all ranks.
     spark
-        The session whose executors run the workers; not needed for one worker.
+        The session whose executors run the workers; needed by the launchers on Spark alone.
     settings
         See :class:`LaunchSettings`.
 
     Raises
     ------
+    WorkerError
+        If a worker was lost, did not start in time or waited in vain, with its rank and reason, as often as it may.
     TrainingError
-        If a worker failed (with its rank and reason), did not start in time, or cannot start: too few task slots,
-        dynamic allocation or speculation on, an unknown interface, or a call from another thread than the main one.
+        If a worker failed in another way, or none can start: too few task slots, dynamic allocation or speculation on,
+        an unknown interface.
     """
     settings = settings or LaunchSettings()
-    if settings.workers == 1:
-        return [_run_here(fn, args, settings.threads_per_worker)]
+    launcher = _launcher(spark, settings)
+    retries = settings.retries if launcher.name != ExternalLauncher.name else 0
+    for attempt in range(1, retries + 1):
+        try:
+            return launcher.run(fn, tuple(args))
+        except WorkerError as error:
+            logger.warning("%s; starting again, from the last checkpoint (retry %d of %d)", error, attempt, retries)
+    return launcher.run(fn, tuple(args))
+
+
+def _launcher(spark: SparkSession | None, settings: LaunchSettings) -> Launcher:
+    name = chosen(settings)
+    if settings.launcher == "auto" and name != ProcessLauncher.name:
+        logger.info("launch.launcher=auto: %s", name)
+    if name == ProcessLauncher.name:
+        return ProcessLauncher(settings.threads_per_worker)
+    if name == ExternalLauncher.name:
+        return ExternalLauncher(settings)
     if spark is None:
-        raise TrainingError(f"{settings.workers} workers need a Spark session to run on; found none")
-    from sparton.distributed import horovod_spark
+        raise TrainingError(f"launch.launcher={name}: {settings.workers} workers need a Spark session; found none")
+    from sparton.distributed.barrier import BarrierLauncher
+    from sparton.distributed.horovod_spark import HorovodSparkLauncher
 
-    return horovod_spark.run(fn, tuple(args), spark.sparkContext, settings)
-
-
-def _run_here(fn: Callable[..., Any], args: Sequence[Any], threads: int | None) -> Any:
-    if threads is not None:
-        devices.limit_own_threads(threads)
-    try:
-        return fn(Connection.local(), *args)
-    except SpartonError:
-        raise
-    except Exception as error:
-        raise TrainingError(f"rank 0 of 1: {type(error).__name__}: {error}") from error
+    return (BarrierLauncher if name == BarrierLauncher.name else HorovodSparkLauncher)(spark.sparkContext, settings)

@@ -10,7 +10,7 @@ from sparton.errors import TrainingError
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-EXECUTORS_WAIT_S = 20.0  # for executors to register with a driver that has only just started
+EXECUTORS_WAIT_S = 20.0  # for executors to register, after the start of the application or the loss of one
 POLL_S = 0.5
 # With these on, Spark adds, removes or repeats tasks, while a Horovod worker can neither move nor be replaced.
 FORBIDDEN = {
@@ -55,10 +55,28 @@ def is_local(context: SparkContext) -> bool:
     return str(context.master).startswith("local")
 
 
+_most_offered: dict[str, int] = {}
+"""The most slots that each application of this process has been found to offer."""
+
+
 def _settle(context: SparkContext, workers: int) -> int:
-    """Count the slots; while they are too few and executors may still register, wait and count again."""
+    """Count the slots; while they are too few and executors may still register, wait and count again.
+
+    They may where the application is young, and where it has offered enough before: then one was lost, and Spark or its
+    cluster manager starts another.
+    """
     single_process = is_local(context) and not str(context.master).startswith("local-cluster")
-    deadline = time.monotonic() + (0.0 if single_process else EXECUTORS_WAIT_S)
-    while (found := count(context)) < workers and time.monotonic() < deadline:
+    found = count(context)
+    had_enough = _most_offered.get(context.applicationId, 0) >= workers
+    patience = 0.0 if single_process else EXECUTORS_WAIT_S - (0.0 if had_enough else _age(context))
+    deadline = time.monotonic() + patience
+    while found < workers and time.monotonic() < deadline:
         time.sleep(POLL_S)
+        found = count(context)
+    _most_offered[context.applicationId] = max(found, _most_offered.get(context.applicationId, 0))
     return found
+
+
+def _age(context: SparkContext) -> float:
+    """Return the seconds since the start of the application."""
+    return max(0.0, time.time() - context.startTime / 1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import socket
 import sys
 import threading
 import traceback
@@ -17,15 +16,12 @@ import cloudpickle  # type: ignore[import-untyped]
 
 import sparton
 from sparton.distributed import devices, wire
-from sparton.distributed.relay import Address
+from sparton.distributed.link import DriverHandler, DriverLink
+from sparton.distributed.relay import EXIT_ABORTED, Address
 from sparton.distributed.world import Connection, connect
-from sparton.errors import TrainingError
+from sparton.errors import is_mendable
 
-CONNECT_TIMEOUT_S = 20.0
-ACKNOWLEDGE_TIMEOUT_S = 5.0
-ABORT_GRACE_S = 5.0  # for a worker to end by itself after another one has failed
 EXIT_GRACE_S = 10.0  # for Horovod's own shutdown after a failure
-EXIT_ABORTED = 70
 MAX_REASON = 500  # characters of the one-line reason; the whole message is in the traceback
 # What Horovod and Gloo say when another rank is gone.
 ECHO_SIGNS = ("Horovod has been shut down", "Horovod initialization failed", "/gloo/", "gloo::")
@@ -64,13 +60,13 @@ class Task:
 def run(payload: bytes) -> bytes:
     """Run a pickled :class:`Task` and return its pickled result; an error is reported and ends the process.
 
-    The payload comes from the driver through Horovod's authenticated channel, the result goes back the same way.
+    The payload comes from the driver through the launcher's authenticated channel, the result goes back the same way.
     """
     faulthandler.enable()
     task: Task = cloudpickle.loads(payload)
     rank = int(os.environ["HOROVOD_RANK"])
     devices.limit_worker_threads(task.threads)
-    link = DriverLink(task.driver, rank)
+    link = report_to(task.driver, rank)
     _configure_logging(link, task, rank)
     logger.debug("%s imports %s", sys.executable, sparton.__file__)
     try:
@@ -79,80 +75,21 @@ def run(payload: bytes) -> bytes:
         result: bytes = cloudpickle.dumps(task.fn(connection, *task.args))
     except BaseException as error:
         link.end("failure", **_describe(error))
-        _exit_within(EXIT_GRACE_S)
+        exit_within(EXIT_GRACE_S)
         raise SystemExit(1) from error
     link.end("done")
     return result
 
 
-class DriverLink:
-    """A worker's line to the driver; the process ends when the driver says so or is gone."""
+def report_to(driver: Address, rank: int) -> DriverLink:
+    """Return this process's line to the driver; when all is over, the process says where it was and ends."""
 
-    def __init__(self, driver: Address, rank: int) -> None:
-        self._secret = driver.secret
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._acknowledged = threading.Event()
-        try:
-            self._socket = socket.create_connection((driver.host, driver.port), CONNECT_TIMEOUT_S)
-        except OSError as error:
-            raise TrainingError(
-                f"rank {rank} cannot reach the driver at {driver.host}:{driver.port} ({error}); workers must be able "
-                "to open connections to the host in spark.driver.host"
-            ) from error
-        self._socket.settimeout(None)
-        self.send("hello", rank=rank)
-        threading.Thread(target=self._listen, name="sparton-driver-link", daemon=True).start()
+    def stop() -> None:
+        link.send("log", logger=__name__, level=logging.WARNING, text=f"stopped here:\n{_main_stack()}")
+        os._exit(EXIT_ABORTED)
 
-    def send(self, kind: str, **content: Any) -> None:
-        """Send one message; a lost connection is noticed by the listening thread."""
-        line = wire.seal(self._secret, {"kind": kind, **content})
-        try:
-            with self._lock:
-                self._socket.sendall(line)
-        except OSError:
-            return
-
-    def end(self, kind: str, **content: Any) -> None:
-        """Send the last message and wait until the driver has it."""
-        self._ended.set()
-        self.send(kind, **content)
-        self._acknowledged.wait(ACKNOWLEDGE_TIMEOUT_S)
-
-    def _listen(self) -> None:
-        with self._socket.makefile("rb") as reader:
-            while (kind := self._receive(reader)) is not None:
-                if kind == "acknowledged":
-                    self._acknowledged.set()
-                else:
-                    threading.Thread(target=self._stop, name="sparton-abort", daemon=True).start()
-        self._acknowledged.set()  # by nobody, any more
-        self._stop()
-
-    def _stop(self) -> None:
-        """End the process, unless it reports its own end within the grace."""
-        if not self._ended.wait(ABORT_GRACE_S):
-            self.send("log", logger=__name__, level=logging.WARNING, text=f"stopped here:\n{_main_stack()}")
-            os._exit(EXIT_ABORTED)
-
-    def _receive(self, reader: Any) -> str | None:
-        """Return the kind of the driver's next message; None when the driver is gone."""
-        try:
-            return str(wire.unseal(self._secret, reader.readline(wire.MAX_LINE))["kind"])
-        except (OSError, ValueError):
-            return None
-
-
-class DriverHandler(logging.Handler):
-    """Sends log records to the driver."""
-
-    def __init__(self, link: DriverLink) -> None:
-        super().__init__()
-        self._link = link
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send one record as formatted text."""
-        self._link.send("log", logger=record.name, level=record.levelno, text=wire.clip(self.format(record)))
+    link = DriverLink(driver, rank, stop)
+    return link
 
 
 def is_echo(error: BaseException) -> bool:
@@ -170,7 +107,8 @@ def _main_stack() -> str:
 def _describe(error: BaseException) -> dict[str, Any]:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     trace = "".join(traceback.format_exception(error))
-    return {"reason": reason[:MAX_REASON], "traceback": wire.clip(trace), "echo": is_echo(error)}
+    final = not is_mendable(error)
+    return {"reason": reason[:MAX_REASON], "traceback": wire.clip(trace), "echo": is_echo(error), "final": final}
 
 
 def _configure_logging(link: DriverLink, task: Task, rank: int) -> None:
@@ -195,7 +133,8 @@ def _guard_against_stalls(connection: Connection, task: Task, link: DriverLink) 
     Guard(activity.counts, task.stall_check_s, task.stall_shutdown_s, link.send, stop).start()
 
 
-def _exit_within(seconds: float) -> None:
+def exit_within(seconds: float) -> None:
+    """End this process with status 1 after some time, whatever it does then."""
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()

@@ -53,11 +53,16 @@ class Connection:
         return cls(World(), LocalCollectives())
 
 
-def connect(environment: Mapping[str, str] | None = None) -> Connection:
-    """Join the world that the environment describes.
+LAUNCHERS = (
+    ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+)
+"""How Horovod, Open MPI, and MPICH, Intel MPI or Slurm tell a process its rank, the world's size and its local rank."""
 
-    ``HOROVOD_RANK`` and ``HOROVOD_SIZE`` (set by every Horovod launcher) with more than one process initialise
-    Horovod; otherwise the process is alone and nothing of Horovod is imported.
+
+def described(environment: Mapping[str, str] | None = None) -> World | None:
+    """Return the place that the environment gives to this process in a world of several; None if it is alone.
 
     Parameters
     ----------
@@ -67,30 +72,62 @@ def connect(environment: Mapping[str, str] | None = None) -> Connection:
     Raises
     ------
     TrainingError
-        If the variables contradict each other or Horovod is not installed.
+        If the variables contradict each other.
     """
     variables = os.environ if environment is None else environment
-    rank, size = variables.get("HOROVOD_RANK"), variables.get("HOROVOD_SIZE")
-    if (rank is None) != (size is None):
-        raise TrainingError(
-            f"HOROVOD_RANK={rank} and HOROVOD_SIZE={size}: expected both to be set or neither; "
-            "start the workers with a Horovod launcher or unset the variable"
-        )
-    if size is None or _count(size) == 1:
-        return Connection.local()
-    return _connect_horovod()
+    for names in LAUNCHERS:
+        rank, size = variables.get(names[0]), variables.get(names[1])
+        if rank is None and size is None:
+            continue
+        if rank is None or size is None:
+            raise TrainingError(
+                f"{names[0]}={rank} and {names[1]}={size}: expected both to be set or neither; "
+                "start the workers with a launcher or unset the variable"
+            )
+        number, count = _number(names[0], rank), _number(names[1], size)
+        if not number < count:
+            raise TrainingError(f"{names[0]}={rank} and {names[1]}={size}: expected a rank below the size")
+        local = variables.get(names[2])
+        return None if count == 1 else World(number, count, min(int(local), count - 1) if local else 0)
+    return None
 
 
-def _count(size: str) -> int:
-    if not size.isdecimal() or int(size) < 1:
-        raise TrainingError(f"HOROVOD_SIZE={size!r}: expected the number of workers, 1 or more")
-    return int(size)
+def connect(environment: Mapping[str, str] | None = None) -> Connection:
+    """Join the world that the environment describes.
+
+    Where :func:`described` finds more than one process Horovod is initialised; otherwise the process is alone and
+    nothing of Horovod is imported.
+
+    Parameters
+    ----------
+    environment
+        The variables to read; those of the process by default.
+
+    Raises
+    ------
+    TrainingError
+        If the variables contradict each other, Horovod is not installed or it finds another world.
+    """
+    world = described(environment)
+    return Connection.local() if world is None else _connect_horovod(world)
 
 
-def _connect_horovod() -> Connection:
+def _number(name: str, text: str) -> int:
+    lowest = 1 if name.endswith("SIZE") else 0
+    if not text.isdecimal() or int(text) < lowest:
+        raise TrainingError(f"{name}={text!r}: expected a whole number, {lowest} or more")
+    return int(text)
+
+
+def _connect_horovod(world: World) -> Connection:
     try:
         from sparton.distributed import horovod_backend
     except ImportError as error:
         raise TrainingError(f"more than one worker needs Horovod built for TensorFlow: {error}") from error
     rank, size, local_rank = horovod_backend.initialise()
+    if (rank, size) != (world.rank, world.size):
+        raise TrainingError(
+            f"this process was started as rank {world.rank} of {world.size}, Horovod finds rank {rank} of {size}: it "
+            "cannot speak to the launcher (is it built with MPI?); use horovodrun --gloo or a launcher on Spark"
+        )
     return Connection(World(rank, size, local_rank), horovod_backend.HorovodCollectives(rank))

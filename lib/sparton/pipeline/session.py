@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from sparton.config import Config
+from sparton.config import SECRET, Config
 
 if TYPE_CHECKING:
     from pyspark import SparkConf
@@ -21,6 +22,9 @@ LOOPBACK = "127.0.0.1"
 
 MASTERS = re.compile(r"local(\[.+\])?|local-cluster\[.+\]|spark://.+|yarn|k8s://.+")
 """What Spark takes for a master."""
+
+SECRETS = re.compile(r"(?i)secret|password|token|access[.]?key")
+"""Properties that Spark itself does not show."""
 
 LOCAL_DEFAULTS = {
     "spark.driver.bindAddress": LOOPBACK,
@@ -45,7 +49,8 @@ class SparkSettings(Config):
     master
         Master URL where this process starts Spark; None: ``local[*]``. Under spark-submit its master counts.
     conf
-        Further Spark properties.
+        Further Spark properties. Secrets do not belong here, where they reach the JVM's command line and the run
+        folder; they belong into ``spark-defaults.conf``.
     """
 
     master: str | None = None
@@ -57,6 +62,18 @@ class SparkSettings(Config):
         if master is not None and not MASTERS.fullmatch(master):
             raise ValueError("expected local, local[N], spark://HOST:PORT, yarn or k8s://URL")
         return master
+
+    @field_validator("conf")
+    @classmethod
+    def _without_secrets(cls, conf: dict[str, str]) -> dict[str, str]:
+        for key in conf:
+            if SECRETS.search(key) and not key.lower().endswith("file"):
+                # Only the key is named: a validation error would show the value too.
+                raise PydanticCustomError(
+                    SECRET, "{key} is a secret, which would be seen in command lines and run folders; "
+                    "put it into the spark-defaults.conf of SPARK_CONF_DIR", {"key": key},
+                )  # fmt: skip
+        return conf
 
 
 def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:

@@ -20,6 +20,7 @@ from sparton.config import Config, fingerprint
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import read_set
 from sparton.data.quarantine import FOLDER as QUARANTINE
+from sparton.distributed.world import described
 from sparton.errors import DataError, UsageError
 from sparton.pipeline.record import (
     CHECKSUM_THREADS,
@@ -34,6 +35,9 @@ from sparton.pipeline.run_folder import run_folder_of
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
+
+TOGETHER = "train"
+"""The stage that several processes may run together."""
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +143,7 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         If a file of an input is missing or has another size than its stage recorded.
     """
     started = time.perf_counter()
+    _check_alone(call.stage)
     _check_inputs(call)
     previous = _previous(call)
     if previous is not None and not call.force and not call.extend and _up_to_date(call, previous):
@@ -156,6 +161,15 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         logger.info("%s: done in %.1f s", call.stage, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
+
+
+def _check_alone(stage: str) -> None:
+    world = described()
+    if world is not None and stage != TOGETHER:
+        raise UsageError(
+            f"{world.size} processes were started, which would all run {stage!r}; "
+            f"start {TOGETHER!r} alone under horovodrun or MPI"
+        )
 
 
 def _check_inputs(call: StageCall) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from sparton import storage
 from sparton.config import Config
+from sparton.distributed import external
+from sparton.distributed.launch import launch, needs_spark
+from sparton.distributed.world import described
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -29,6 +33,8 @@ def train(
 
     Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
     that was killed is continued from there; ``force`` starts anew.
+
+    Under horovodrun or MPI every process calls this. Rank 0 is the one that publishes; the others train with it.
 
     Parameters
     ----------
@@ -62,10 +68,13 @@ def train(
     call = StageCall("train", sections, inputs, settings.folder("model", output), settings, force)
     found = all(storage.exists(folder) for folder in inputs.values())
     checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if found else ""
+    world = described()
+    if world is not None and not world.is_root:
+        arguments = (data, checkpoints, "", settings.model, training)
+        return _follow(call, arguments, world.rank)
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.data.manifest import read_manifest
-        from sparton.distributed.launch import launch
         from sparton.ucluster.bundle import read_description
         from sparton.ucluster.start import check_centroids, check_fits
         from sparton.ucluster.train import train as train_ucluster
@@ -76,8 +85,10 @@ def train(
             check_fits(read_description(training.start_from), training.start_from, settings.model, manifest)
         if force:
             storage.remove(checkpoints)
-        spark = spark_session(settings.spark, "sparton train") if settings.launch.workers > 1 else None
+        spark = spark_session(settings.spark, "sparton train") if needs_spark(settings.launch) else None
         arguments = (data, checkpoints, staging, settings.model, training)
+        if world is not None:
+            external.summon(settings.launch, start=True)
         summary = launch(train_ucluster, arguments, spark, settings.launch)[0]
         storage.remove(checkpoints)
         return {
@@ -88,4 +99,18 @@ def train(
             "jets/s": summary.jets_per_second,
         }
 
-    return run_stage(call, body)
+    result = run_stage(call, body)
+    if world is not None and result.skipped:
+        external.summon(settings.launch, start=False)
+    return result
+
+
+def _follow(call: StageCall, arguments: tuple[Any, ...], rank: int) -> StageResult:
+    """Train as another rank than 0 with what rank 0 publishes."""
+    from sparton.ucluster.train import train as train_ucluster
+
+    started, launching = time.perf_counter(), call.configuration.launch
+    start = external.summoned(launching)
+    if start:
+        launch(train_ucluster, arguments, None, launching)
+    return StageResult(call.stage, call.output, {"rank": rank}, not start, time.perf_counter() - started)
