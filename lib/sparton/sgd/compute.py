@@ -146,6 +146,7 @@ def chunk_rows(n: int, k: int, dtype: DTypeLike) -> int:
 @contextlib.contextmanager
 def own_threads() -> Iterator[None]:
     """Keep matrix products to the thread that asks for them: this module has threads of its own."""
+    _implementation()  # loads the library that is to be limited
     with threadpool_limits(1, "blas"):
         yield
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sparton.data.batches import batches, data_errors
 from sparton.data.blocks import PADDING_ID
 from sparton.data.hashing import permutation, salt_of
 from sparton.data.manifest import TableManifest
@@ -123,6 +122,8 @@ class SetFeed:
         return plan_epoch(rows, self.world.size, self.batch_size, self.seed, epoch)
 
     def _read(self, manifest: TableManifest, plan: EpochPlan, start_step: int = 0) -> Iterator[Batch]:
+        from sparton.data.batches import batches, data_errors
+
         data = batches(self.folder, manifest, self.split, plan, self.world.rank, start_step, COLUMNS)
         with data_errors():
             for batch in data.as_numpy_iterator():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import scipy.linalg  # noqa: F401 - whose BLAS Numba calls
 
 # Sums may be reordered, so that they use vector registers; NaN and infinity keep their meaning.
 FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
