@@ -8,6 +8,8 @@ from pydantic import Field
 
 from sparton.config import Config
 
+SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER = 20_000, 10
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,7 +33,8 @@ class ClusterSettings(Config):
         Where the first centroids are: at rows of a sample that lie far from each other (``k-means++``), or at any
         rows of it (``random``).
     start_rows
-        Rows of that sample; None takes three global batches, or three rows a cluster where that is more.
+        Rows of that sample; None takes 20,000, or 10 for each cluster where that is more. A small one often misses a
+        cluster, which k-means then does not find by itself.
     start_count
         Rows that a first centroid counts as; 0 makes it forgotten with the first row that comes to it.
     step
@@ -83,9 +86,10 @@ class ClusterSettings(Config):
     checkpoints_kept: int = Field(default=2, ge=1)
     checkpoint_seconds: NonNegative = 60.0
 
-    def sample_rows(self, world_size: int) -> int:
-        """Return the rows of the sample that the first centroids are chosen from."""
-        return self.start_rows or 3 * max(world_size * self.batch_size, self.n_clusters)
+    @property
+    def sample_rows(self) -> int:
+        """Rows of the sample that the first centroids are chosen from."""
+        return self.start_rows or max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * self.n_clusters)
 
     def deciding(self) -> dict[str, object]:
         """Return what decides the result, without what merely keeps it safe on the way."""

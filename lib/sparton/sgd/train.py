@@ -195,7 +195,7 @@ def _run(
     method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch)
     rule = Rule(min(1.0, 2 * global_batch / (feed.total + 1)), settings.patience, settings.tolerance * variance)
     every = settings.checkpoint_seconds if checkpoints else math.inf
-    schedule = Schedule(settings.epochs, rule, settings.sample_rows(size), every)
+    schedule = Schedule(settings.epochs, rule, settings.sample_rows, every)
     return Trainer(connection, feed, method, schedule, checkpoints).run()
 
 
