@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sparton.sgd.batch import Batch
 from sparton.sgd.coordinates import Coordinates
 from sparton.sgd.kmeans import KMeans, KMeansState
 from sparton.sgd.method import Figures
-from sparton.sgd.seeding import first_centroids
+from sparton.sgd.seeding import candidates, first_centroids
 from sparton.sgd.settings import ClusterSettings
 from sparton.sgd.stopping import Averages, Rule
 
@@ -162,11 +163,8 @@ def test_starved_centroids_go_to_the_same_rows_whoever_holds_them() -> None:
         order = rng.permutation(40)
         shares = np.split(order, cuts)
         batches = [batch_of(rows[share], weight[share], ids[share]) for share in shares]
-        gathered: list[Array] = []
-        for batch in batches:
-            method.repair(state, batch, lambda own: gathered.append(own) or own)  # type: ignore[func-returns-value]
-        everything = np.concatenate(gathered)
-        results += [method.repair(state, batch, lambda _: everything) for batch in batches]  # noqa: B023
+        everything = np.concatenate([candidates(batch, 2, method.settings.seed, 8) for batch in batches])
+        results += [method.repair(state, batch, partial(_all, everything)) for batch in batches]
     for after, mended in results:
         assert mended == 2
         assert np.array_equal(after.centroids, results[0][0].centroids)
@@ -174,6 +172,12 @@ def test_starved_centroids_go_to_the_same_rows_whoever_holds_them() -> None:
     moved = results[0][0].centroids[[1, 3]]
     assert not np.array_equal(moved[0], moved[1])
     assert all((np.abs(rows[weight > 0] - row) < 1e-15).all(axis=1).any() for row in moved)
+
+
+def _all(everything: Array, own: Array) -> Array:
+    """Return what all ranks gave, a rank's own candidates among it."""
+    assert all((everything == row).all(axis=1).any() for row in own)
+    return everything
 
 
 def test_looking_for_starved_centroids_is_rare_and_ends_before_training_does() -> None:

@@ -70,6 +70,6 @@ def cluster(
 
 
 def _shown(sizes: tuple[float, ...]) -> Any:
-    """Return sizes as a list where a person can read it, else the smallest and the largest; weights need not be whole."""
+    """Return the sums of weights as a list where a person can read it, else the smallest and the largest."""
     plain = [int(size) if size == int(size) else round(size, 3) for size in sizes]
     return plain if len(plain) <= SHOWN_SIZES else f"{len(plain)} of {min(plain):,} to {max(plain):,}"

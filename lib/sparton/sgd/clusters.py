@@ -76,6 +76,13 @@ class Clusters:
             found[part] = np.sqrt(np.maximum(square, 0))
         return found
 
+    def two_nearest(self, rows: Array) -> NDArray[np.float32]:
+        """Return the distances of rows to the nearest and the next nearest centroid, float32 [n, 2]; k is at least 2."""
+        found = np.empty((len(rows), 2), np.float32)
+        for part in _parts(len(rows)):
+            found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
+        return found
+
     def _check(self, rows: Array) -> None:
         width = self.coordinates.dimensions
         if rows.ndim != 2 or rows.shape[1] != width:
