@@ -89,7 +89,7 @@ def test_the_clouds_are_found_and_every_row_is_assigned(workspace: Path, spark: 
     assert metrics["clusters"]["sizes"] == np.bincount(assigned["cluster"]).tolist()
     assert [point["n_clusters"] for point in metrics["elbow"]] == [1, 2, 4, 6]
     inertia = [point["mean_inertia"] for point in metrics["elbow"]]
-    assert inertia[0] > 2 * inertia[1] > 2 * inertia[2]
+    assert inertia[0] > 1.5 * inertia[1] > 2.5 * inertia[2]
     profile = metrics["profiles"][0]["columns"]["b"]
     mine = features[assigned["cluster"].to_numpy() == 0, 1].astype(np.float64)
     assert profile["mean"] == pytest.approx(mine.mean(), rel=1e-9)

@@ -284,10 +284,8 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
 
 
 def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        f"{metrics.split} {metrics.unit}": metrics.rows,
-        "cluster sizes": list(metrics.clusters.sizes),
-    }
+    sizes = list(metrics.clusters.sizes)
+    summary: dict[str, Any] = {f"{metrics.split} {metrics.unit}": metrics.rows, "cluster sizes": sizes}
     if metrics.labels:
         summary["clustering accuracy"] = metrics.labels.accuracy
         for item in metrics.baselines:

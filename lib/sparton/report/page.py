@@ -75,11 +75,8 @@ def _headline(metrics: EvaluationMetrics) -> str:
 def _cards(metrics: EvaluationMetrics) -> list[tuple[str, str, str]]:
     """Return (value, name, explanation) of the key figures."""
     free, labels = metrics.clusters, metrics.labels
-    silhouette = (
-        _number(free.silhouette),
-        "silhouette",
-        f"on a sample of {_count(free.silhouette_rows)} {metrics.unit}",
-    )
+    sampled = f"on a sample of {_count(free.silhouette_rows)} {metrics.unit}"
+    silhouette = (_number(free.silhouette), "silhouette", sampled)
     sizes = f"1 is equal sizes; the smallest has {_percent(free.smallest_fraction)}"
     balance = (_number(free.balance), "balance", sizes)
     share = (

@@ -159,10 +159,8 @@ def elbow_curves(points: Sequence[ElbowPoint], chosen: int) -> Figure:
     figure, (upper, lower) = new_figure(rows=2)
     numbers = [point.n_clusters for point in points]
     upper.plot(numbers, [point.mean_inertia for point in points], color=COLOURS[0], marker="o")
-    known = [point for point in points if point.silhouette is not None]
-    lower.plot(
-        [point.n_clusters for point in known], [point.silhouette for point in known], color=COLOURS[5], marker="o"
-    )
+    silhouettes = [np.nan if point.silhouette is None else point.silhouette for point in points]
+    lower.plot(numbers, silhouettes, color=COLOURS[5], marker="o")
     upper.set_ylabel("mean squared distance")
     lower.set_ylabel("silhouette")
     lower.set_xlabel("clusters")

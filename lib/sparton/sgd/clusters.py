@@ -77,7 +77,7 @@ class Clusters:
         return found
 
     def two_nearest(self, rows: Array) -> NDArray[np.float32]:
-        """Return the distances of rows to the nearest and the next nearest centroid, float32 [n, 2]; k is at least 2."""
+        """Return the distances of rows to the nearest and the next centroid, float32 [n, 2]; k is at least 2."""
         found = np.empty((len(rows), 2), np.float32)
         for part in _parts(len(rows)):
             found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
