@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ KIND: Final = "kmeans"
 FORMAT: Final = 1
 DESCRIPTION, METRICS, CURVE = "model.json", "metrics.json", "training_curve.csv"
 CHECKED = (DESCRIPTION, METRICS, CURVE)
+FILES = (*CHECKED, checksums.SUMS)
 
 
 class TableInputs(Config):
@@ -137,7 +139,21 @@ def read_description(folder: str) -> Description:
         If it is missing, damaged, of another kind or of another format.
     """
     path = storage.join(folder, DESCRIPTION)
-    values = storage.read_json(path)
+    return parse(storage.read_text(path), path)
+
+
+def parse(text: str, path: str) -> Description:
+    """Return the description that a text from ``path`` is.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, of another kind or of another format.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError:
+        raise DataError(f"{path}: not readable as JSON; the bundle is damaged, cluster again") from None
     found = (values.get("kind"), values.get("format")) if isinstance(values, dict) else (None, None)
     if found != (KIND, FORMAT):
         raise DataError(
@@ -148,3 +164,9 @@ def read_description(folder: str) -> Description:
         return validate(Description, values, path)
     except ConfigError as error:
         raise DataError(f"{error}; the bundle is damaged, cluster again") from None
+
+
+def parse_metrics(text: str) -> dict[str, Any]:
+    """Return what ``metrics.json`` says."""
+    values: dict[str, Any] = json.loads(text)
+    return values
