@@ -76,7 +76,8 @@ def nearest(
     dtype = np.dtype(precision)
     rounded = np.ascontiguousarray(centroids, dtype)
     with np.errstate(over="ignore"):
-        half = (0.5 * np.square(rounded, dtype=np.float64).sum(axis=1)).astype(dtype)
+        exact = rounded.astype(np.float64)
+        half = (0.5 * np.einsum("kd,kd->k", exact, exact)).astype(dtype)
     if not np.isfinite(half).all():
         raise TrainingError(
             f"squared distances of the centroids exceed {dtype.name}; standardise the features (cluster.scaling: "
@@ -85,10 +86,12 @@ def nearest(
     n, k = len(rows), len(rounded)
     chunk = chunk_rows(n, k, dtype)
     label = np.empty(n, np.int32)
-    limits = _limits(-(-n // chunk), MOST_PARTS) * chunk
-    limits[-1] = n
+    kernel = _implementation().nearest
     values = (rows, coordinates.origin.astype(dtype), coordinates.factor.astype(dtype), rounded, half, chunk, label)
-    _each_part(limits, _implementation().nearest, values, _workers(threads, n * k * coordinates.dimensions))
+    # A part ends where a chunk does, so each row has the same neighbours in its chunk whatever the number of threads.
+    limits = _limits(-(-n // chunk), _workers(threads, n * k * coordinates.dimensions)) * chunk
+    limits[-1] = n
+    _each_part(limits, lambda low, high, _: kernel(low, high, *values), len(limits) - 1)
     return label
 
 
@@ -130,7 +133,9 @@ def accumulate(
     def run(low: int, high: int, part: int) -> None:
         kernel(low, high, *values, residuals[part], counts[part], inertia[part])
 
-    _each_numbered(limits, run, _workers(threads, len(rows) * shape[1] * 16))
+    _each_part(limits, run, _workers(threads, len(rows) * shape[1] * 16))
+    if parts == 1:
+        return residuals[0], counts[0], float(inertia[0, 0])
     return residuals.sum(axis=0), counts.sum(axis=0), float(inertia.sum())
 
 
@@ -183,11 +188,7 @@ def _limits(size: int, parts: int) -> NDArray[np.int64]:
     return np.arange(parts + 1, dtype=np.int64) * size // parts
 
 
-def _each_part(limits: NDArray[np.int64], kernel: Callable[..., None], values: tuple[Any, ...], threads: int) -> None:
-    _each_numbered(limits, lambda low, high, _: kernel(low, high, *values), threads)
-
-
-def _each_numbered(limits: NDArray[np.int64], run: Callable[[int, int, int], None], threads: int) -> None:
+def _each_part(limits: NDArray[np.int64], run: Callable[[int, int, int], None], threads: int) -> None:
     """Call ``run(low, high, part)`` for each part."""
     bounds = limits.tolist()
     threads = min(threads, len(bounds) - 1)

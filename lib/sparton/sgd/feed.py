@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.data.blocks import PADDING_ID
-from sparton.data.hashing import permutation, salt_of
+from sparton.data.hashing import hash64, salt_of
 from sparton.data.manifest import TableManifest
 from sparton.data.plan import EpochPlan, plan_epoch
 from sparton.distributed.world import World
@@ -199,7 +199,9 @@ class ArrayFeed:
 
     def sample(self, rows: int) -> Iterator[Batch]:
         """Yield this rank's share of a random sample."""
-        chosen = permutation(self.total, salt_of(SAMPLE, self.seed))[:rows]
+        hashes = hash64(np.arange(self.total), salt_of(SAMPLE, self.seed))
+        lowest = np.argpartition(hashes, rows)[:rows] if rows < self.total else np.arange(self.total)
+        chosen = lowest[np.argsort(hashes[lowest])]
         low, high = plan_epoch([len(chosen)], self.world.size, 1, 0, 0).bounds(self.world.rank)
         own = chosen[low:high]
         yield Batch(self.rows[own], self.weight[own], own)

@@ -113,15 +113,13 @@ class KMeans:
 
     def update(self, state: KMeansState, statistics: KMeansStatistics) -> tuple[KMeansState, Figures]:
         """Return the state after a step, from the sums over all ranks."""
-        found = statistics.counts > 0
         counts = self.settings.decay * state.counts + statistics.counts
-        share = 1 / counts[found] if self.settings.step == "counts" else self.rate(state) / statistics.counts[found]
-        moves = statistics.residuals[found] * share[:, None]
-        centroids = state.centroids.copy()
-        centroids[found] += moves
-        shift = float(np.square(moves).sum(axis=1).max(initial=0.0))
+        rate, weight = (1.0, counts) if self.settings.step == "counts" else (self.rate(state), statistics.counts)
+        # Residuals of a cluster without rows are 0, and so is its move.
+        moves = statistics.residuals * (rate / np.where(statistics.counts > 0, weight, 1.0))[:, None]
+        shift = float(np.einsum("kd,kd->k", moves, moves).max())
         figures = Figures(float(statistics.inertia), float(statistics.counts.sum()), shift)
-        return KMeansState(centroids, counts, state.step + 1), figures
+        return KMeansState(state.centroids + moves, counts, state.step + 1), figures
 
     def rate(self, state: KMeansState) -> float:
         """Return how far centroids move to the means of the batch in the next step, for steps other than ``counts``."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparton.config import fingerprint
 from sparton.data.manifest import TABLE_KIND, TableManifest, bad_shards, read_set
 from sparton.data.settings import TRAIN
-from sparton.data.statistics import Moments
+from sparton.data.statistics import Moments, merge_all
 from sparton.distributed.resumption import Checkpoints
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
@@ -28,6 +28,9 @@ from sparton.sgd.trainer import Schedule, Trained, Trainer
 from sparton.versions import installed_versions
 
 Array = NDArray[Any]
+
+MOMENT_ROWS = 4096
+"""Rows whose moments are computed at once, in the cache."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,17 @@ def fit(
     connection = connection or Connection.local()
     given = np.ones(len(rows)) if weight is None else weight
     feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given)
-    moments = Moments.of(rows)
+    moments = merge_all((Moments.of(rows[first : first + MOMENT_ROWS]) for first in _firsts(rows)), rows.shape[1])
     std = moments.std()[0]
     coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
     variance = float((np.square(std) * np.square(coordinates.factor)).mean())
     trained = _run(connection, feed, coordinates, variance, settings, None)
     clusters = Clusters(coordinates, trained.state.centroids, settings.precision)
     return Fit(clusters, float(trained.totals.inertia), trained.totals.counts, trained.rows, trained.state)
+
+
+def _firsts(rows: Array) -> range:
+    return range(0, len(rows), MOMENT_ROWS)
 
 
 def read_table_set(folder: str) -> TableManifest:
