@@ -216,6 +216,7 @@ def test_an_empty_and_a_textual_table_are_named(tmp_path: Path, spark: SparkSess
     pq.write_table(table(0), tmp_path / "table" / "rows.parquet")
     with pytest.raises(DataError, match="the table is empty"):
         pipeline.prepare(settings_in(tmp_path))
+    pq.write_table(table(10), tmp_path / "table" / "rows.parquet")
     with pytest.raises(DataError, match="column name is string, expected numbers"):
         pipeline.prepare(settings_in(tmp_path, "table.columns=[a, name]"))
     assert not (tmp_path / "set").exists()
