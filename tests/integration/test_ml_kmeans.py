@@ -51,7 +51,8 @@ def model(frame: DataFrame) -> SGDKMeansModel:
 
 def sorted_centers(found: SGDKMeansModel) -> np.ndarray[Any, Any]:
     centers = np.array(found.clusterCenters())
-    return centers[np.lexsort((centers[:, 1], centers[:, 0]))]
+    whole = np.round(centers)
+    return centers[np.lexsort((whole[:, 1], whole[:, 0]))]
 
 
 def test_clouds_are_found_and_assigned(frame: DataFrame, model: SGDKMeansModel) -> None:
