@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ import pytest
 
 from sparton import pipeline, storage
 from sparton.config import load_config
+from sparton.data.batches import array_batches, batches
 from sparton.data.manifest import read_set
+from sparton.data.plan import plan_epoch
 from sparton.distributed.launch import LaunchSettings, launch
 from sparton.distributed.simulate import simulate
 from sparton.distributed.world import Connection
@@ -120,6 +123,22 @@ def test_a_second_run_finds_everything_up_to_date(workspace: Path) -> None:
     results = pipeline.run(settings_in(workspace))
     assert [result.stage for result in results] == ["prepare", "cluster", "assign", "evaluate"]
     assert all(result.skipped for result in results)
+
+
+def test_arrays_are_fed_as_tensors_are(workspace: Path) -> None:
+    folder, manifest = str(workspace / "set"), read_set(str(workspace / "set"))
+    plan = plan_epoch(manifest.shard_rows("train"), 2, 100, seed=3, epoch=1)
+    for rank in range(2):
+        expected = list(batches(folder, manifest, "train", plan, rank, start_step=2).as_numpy_iterator())
+        found = list(array_batches(folder, manifest, "train", plan, rank, start_step=2))
+        assert len(found) == len(expected) == plan.steps - 2
+        for one, other in zip(found, expected, strict=True):
+            assert one.keys() == other.keys()
+            assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
+    begun = array_batches(folder, manifest, "train", plan, 0)
+    next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sparton-read-ahead")]
 
 
 def test_targets_are_not_read(workspace: Path, tmp_path: Path, spark: SparkSession) -> None:

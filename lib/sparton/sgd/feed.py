@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sparton.data.batches import array_batches
 from sparton.data.blocks import PADDING_ID
 from sparton.data.hashing import hash64, salt_of
 from sparton.data.manifest import TableManifest
@@ -122,12 +123,8 @@ class SetFeed:
         return plan_epoch(rows, self.world.size, self.batch_size, self.seed, epoch)
 
     def _read(self, manifest: TableManifest, plan: EpochPlan, start_step: int = 0) -> Iterator[Batch]:
-        from sparton.data.batches import batches, data_errors
-
-        data = batches(self.folder, manifest, self.split, plan, self.world.rank, start_step, COLUMNS)
-        with data_errors():
-            for batch in data.as_numpy_iterator():
-                yield Batch(batch["features"], batch["weight"], batch["id"])
+        for batch in array_batches(self.folder, manifest, self.split, plan, self.world.rank, start_step, COLUMNS):
+            yield Batch(batch["features"], batch["weight"], batch["id"])
 
 
 @dataclass(frozen=True)
