@@ -201,10 +201,12 @@ def test_standardised_features_have_equal_say() -> None:
     rng = np.random.default_rng(0)
     which = rng.integers(0, 2, 400)
     rows = np.column_stack([which + rng.normal(0, 0.1, 400), rng.normal(0, 1000, 400), np.full(400, 7.0)])
-    settings = ClusterSettings(n_clusters=2, epochs=20, batch_size=64, decay=0.98)
-    label = fit(rows, settings).clusters.assign(rows)[0]
-    raw = fit(rows, settings.model_copy(update={"scaling": "none"})).clusters.assign(rows)[0]
-    agreement = [max((found == which).mean(), (found != which).mean()) for found in (label, raw)]
+    agreement = []
+    for scaling in ("standard", "none"):
+        settings = ClusterSettings(n_clusters=2, epochs=10, batch_size=64, decay=0.98, scaling=scaling)
+        fits = [fit(rows, settings.model_copy(update={"seed": seed})) for seed in range(5)]
+        label = min(fits, key=lambda one: one.inertia).clusters.assign(rows)[0]
+        agreement.append(max((label == which).mean(), (label != which).mean()))
     assert agreement[0] > 0.95
     assert agreement[1] < 0.7
 
