@@ -35,7 +35,11 @@ def render() -> str:
     """Return the page as Markdown."""
     from sparton.pipeline.settings import PipelineSettings
 
-    parts = [HEAD, f"`workspace` (default `{PipelineSettings().workspace}`): {_keys(PipelineSettings)['workspace']}\n"]
+    documented, defaults = _keys(PipelineSettings), PipelineSettings()
+    parts = [HEAD]
+    for name, field in PipelineSettings.model_fields.items():
+        if not _is_section(field.annotation):
+            parts.append(f"`{name}` (default `{getattr(defaults, name)}`): {documented[name]}\n")
     for name, field in PipelineSettings.model_fields.items():
         if _is_section(field.annotation):
             parts.extend(_section(name, field.annotation))

@@ -34,11 +34,17 @@ STAGES = {
     "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
     "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
+    "cluster": "table set -> bundle of clusters: k-means by stochastic gradient descent, by Horovod workers",
     "import-checkpoint": "TensorFlow 1 checkpoint of the published network -> model bundle",
     "export": "model bundle -> TensorFlow SavedModel, for serving without Sparton",
-    "assign": "training set or jets table + bundle -> cluster, distances and score of every jet",
-    "evaluate": "assignments + training set -> metrics.json and report.html",
+    "assign": "set or jets table + bundle -> cluster, distances and score of every jet or row",
+    "evaluate": "assignments + set -> metrics.json and report.html",
 }
+
+RUN = (
+    "generate -> prepare -> train -> assign -> evaluate, or with kind: table prepare -> cluster -> assign -> evaluate; "
+    "each is skipped where it is up to date"
+)
 
 STAGE_ARGUMENTS = (
     "input",
@@ -92,6 +98,7 @@ def _way_on(options: argparse.Namespace) -> str:
     ways = {
         "run": "begins with the stage that was interrupted, training with its last checkpoint",
         "train": "goes on from the last checkpoint",
+        "cluster": "goes on from the last checkpoint",
         "ingest": "goes on with the files that the table does not hold yet" if getattr(options, "watch", None) else "",
     }
     return f"What was published before stays; the same command {ways.get(options.command) or 'begins anew'}"
@@ -108,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparton {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     whole = commands.add_parser(
-        "run", help="all five stages in order, then a closing table", description=_sentence("run")
+        "run", help="all stages in order (of jets, or of a table), then a closing table", description=_sentence("run")
     )
     _add_common(whole)
     whole.set_defaults(runner=_run_all)
@@ -133,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sentence(stage: str) -> str:
-    text = STAGES.get(stage, "generate -> prepare -> train -> assign -> evaluate, each skipped where it is up to date")
+    text = STAGES.get(stage, RUN)
     return text[0].upper() + text[1:] + "."
 
 
@@ -188,7 +195,7 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
     if stage in ("assign", "evaluate", "export"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
-        command.add_argument("--table", metavar="DIR", help=f"training set with masses and labels ({from_workspace})")
+        command.add_argument("--table", metavar="DIR", help=f"set with what is profiled, and labels ({from_workspace})")
     command.add_argument("--output", metavar="DIR", help=f"output folder ({from_workspace})")
 
 
@@ -215,8 +222,8 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--kind",
         choices=("jets", "table"),
-        default="jets",
-        help="what the input is: a jets table (section prepare) or any table of numbers (section table)",
+        help="what the input is: a jets table (section prepare) or any table of numbers (section table); "
+        "default: the configuration's kind",
     )
     command.add_argument(
         "--max-rejected",
@@ -254,7 +261,13 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
 
 def _section(options: argparse.Namespace) -> str:
     """Return the section of the configuration that a command's own options belong to."""
-    return "table" if getattr(options, "kind", None) == "table" else str(options.command)
+    if options.command != "prepare":
+        return str(options.command)
+    from sparton.config import load_config
+    from sparton.pipeline.settings import PipelineSettings
+
+    kind = options.kind or load_config(PipelineSettings, options.config, options.overrides).kind
+    return "table" if kind == "table" else "prepare"
 
 
 def _run_one(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The rows that a plan gives to a rank, as a :class:`tf.data.Dataset` of batches.
+"""The rows that a plan gives to a rank, as batches: a :class:`tf.data.Dataset` of tensors, or plain arrays.
 
 The plan alone decides which rows come and in which order. Memory is that of a few shards, whatever the data's size.
 """
@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from sparton import storage
 from sparton.data.blocks import WEIGHT, Arrays, Column, batch_columns, gather_blocks
 from sparton.data.manifest import SetManifest, Shard, bad_shards
 from sparton.data.plan import EpochPlan
+from sparton.data.read_ahead import read_ahead
 from sparton.data.shard_reader import read_shards
 from sparton.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 PREFETCHED_BLOCKS = 2
 
@@ -64,30 +68,68 @@ def batches(
     DataError
         If a shard that the rank needs is missing or has another size than in the manifest.
     """
-    shards = manifest.shards(split)
-    available = batch_columns(manifest.row_schema, manifest.feature_shape)
-    _check_request(plan, shards, start_step, columns or (), available)
-    needed = [shards[index] for index in plan.shards(rank, start_step).tolist()]
-    _check_files(folder, needed)
-    wanted = [available[name] for name in dict.fromkeys((*(available if columns is None else columns), WEIGHT))]
+    import tensorflow as tf
+
+    wanted, blocks = _blocks(folder, manifest, split, plan, rank, start_step, columns)
     steps = plan.steps - start_step
-    # What a shard holds of these; at least one column tells how many rows there are.
-    stored = [column.name for column in wanted if column.name in manifest.row_schema.names] or [manifest.id_name]
-
-    def blocks() -> Iterator[Arrays]:
-        rows = (segment.rows for segment in plan.segments(rank, start_step))
-        pieces = zip(_contents(folder, needed, stored, wanted), rows, strict=True)
-        return gather_blocks(pieces, wanted, plan.batch_size, steps)
-
     data = tf.data.Dataset.from_generator(blocks, output_signature=_signature(wanted, plan.batch_size))
     # Blocks are made while the batches of those before are used. Slices are views of them; unbatch() would copy.
     data = data.prefetch(PREFETCHED_BLOCKS).flat_map(tf.data.Dataset.from_tensor_slices)
     return data.apply(tf.data.experimental.assert_cardinality(steps)).with_options(_options())
 
 
+def array_batches(
+    folder: str,
+    manifest: SetManifest,
+    split: str,
+    plan: EpochPlan,
+    rank: int,
+    start_step: int = 0,
+    columns: Sequence[str] | None = None,
+) -> Iterator[Arrays]:
+    """Yield the batches of :func:`batches` as NumPy arrays: for small steps, which TensorFlow's hand-over would slow.
+
+    The arrays are views of blocks that a thread reads ahead. Arguments and errors are those of :func:`batches`; a shard
+    that cannot be read is a :class:`DataError` here.
+    """
+    _, blocks = _blocks(folder, manifest, split, plan, rank, start_step, columns)
+    for block in read_ahead(blocks(), PREFETCHED_BLOCKS):
+        for step in range(len(block[WEIGHT])):
+            yield {name: values[step] for name, values in block.items()}
+
+
+def _blocks(
+    folder: str,
+    manifest: SetManifest,
+    split: str,
+    plan: EpochPlan,
+    rank: int,
+    start_step: int,
+    columns: Sequence[str] | None,
+) -> tuple[list[Column], Callable[[], Generator[Arrays, None, None]]]:
+    """Check a request; return the columns of its batches, and what makes the blocks of them."""
+    shards = manifest.shards(split)
+    available = batch_columns(manifest.row_schema, manifest.feature_shape)
+    _check_request(plan, shards, start_step, columns or (), available)
+    needed = [shards[index] for index in plan.shards(rank, start_step).tolist()]
+    _check_files(folder, needed)
+    wanted = [available[name] for name in dict.fromkeys((*(available if columns is None else columns), WEIGHT))]
+    # What a shard holds of these; at least one column tells how many rows there are.
+    stored = [column.name for column in wanted if column.name in manifest.row_schema.names] or [manifest.id_name]
+
+    def blocks() -> Generator[Arrays, None, None]:
+        rows = (segment.rows for segment in plan.segments(rank, start_step))
+        pieces = zip(_contents(folder, needed, stored, wanted), rows, strict=True)
+        yield from gather_blocks(pieces, wanted, plan.batch_size, plan.steps - start_step)
+
+    return wanted, blocks
+
+
 @contextlib.contextmanager
 def data_errors() -> Iterator[None]:
     """Turn TensorFlow's report of a shard that could not be read into the :class:`DataError` behind it."""
+    import tensorflow as tf
+
     try:
         yield
     except tf.errors.OpError as error:
@@ -118,6 +160,8 @@ def _check_files(folder: str, shards: list[Shard]) -> None:
 
 
 def _signature(columns: Sequence[Column], batch_size: int) -> dict[str, tf.TensorSpec]:
+    import tensorflow as tf
+
     return {
         column.name: tf.TensorSpec((None, batch_size, *column.shape), tf.as_dtype(column.dtype)) for column in columns
     }
@@ -128,6 +172,8 @@ def _options() -> tf.data.Options:
 
     That thread sleeps for periods that double from 10 ms on, and an iterator that is done waits for it to wake.
     """
+    import tensorflow as tf
+
     options = tf.data.Options()
     options.autotune.enabled = False
     return options

@@ -70,9 +70,20 @@ ASSIGNMENTS_ARROW = pa.schema(
 )
 """One row a jet; ``distance`` to every centroid, ``score`` the distance to the nearest (large = unusual)."""
 
+TABLE_ASSIGNMENTS_ARROW = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("cluster", pa.int32()),
+        pa.field("distance", pa.list_(pa.float32())),
+        pa.field("score", pa.float32()),
+    ]
+)
+"""One row of a plain table; ``distance`` to every centroid (or null), ``score`` the distance to the nearest."""
+
 JETS_SCHEMA: StructType = from_arrow_schema(JETS_ARROW)
 TRAINING_SCHEMA: StructType = from_arrow_schema(TRAINING_ARROW)
 ASSIGNMENTS_SCHEMA: StructType = from_arrow_schema(ASSIGNMENTS_ARROW)
+TABLE_ASSIGNMENTS_SCHEMA: StructType = from_arrow_schema(TABLE_ASSIGNMENTS_ARROW)
 
 
 def require_columns(found: Iterable[str], expected: Iterable[str], table: str) -> None:

@@ -39,9 +39,19 @@ OUTPUTS = (
 
 
 class AssignSettings(Config):
-    """How jets are assigned: rows that the network takes at once."""
+    """How jets, or the rows of a table, are assigned.
+
+    Attributes
+    ----------
+    batch_size
+        Jets that the network takes at once.
+    distances
+        Whether the assignments of a table hold the distances to all centroids; with many clusters they are most of
+        it. Those of jets always do.
+    """
 
     batch_size: int = Field(default=512, ge=1)
+    distances: bool = True
 
 
 class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparton.pipeline.assignment import assign
+from sparton.pipeline.clustering import cluster
 from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.exporting import export
 from sparton.pipeline.generation import generate
@@ -21,6 +22,7 @@ __all__ = [
     "PipelineSettings",
     "StageResult",
     "assign",
+    "cluster",
     "evaluate",
     "export",
     "generate",

@@ -1,20 +1,29 @@
-"""Stage ``assign``: a training set or a jets table, and a bundle, to the cluster of every jet."""
+"""Stage ``assign``: a set or a jets table, and a bundle, to the cluster of every jet or row."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparton import storage
-from sparton.data.schema import ASSIGNMENTS_ARROW, JETS_ARROW, TRAINING_ARROW, require_columns
+from sparton.data.schema import (
+    ASSIGNMENTS_ARROW,
+    JETS_ARROW,
+    TABLE_ASSIGNMENTS_SCHEMA,
+    TRAINING_ARROW,
+    require_columns,
+)
 from sparton.errors import DataError
+from sparton.pipeline.bundles import bundle_kind
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
     from sparton.ml.ucluster import UClusterModel
 
@@ -27,14 +36,15 @@ def assign(
     output: str | None = None,
     force: bool = False,
 ) -> StageResult:
-    """Assign every jet to a cluster and publish the assignments.
+    """Assign every jet, or every row of a table, to a cluster and publish the assignments.
 
     Parameters
     ----------
     settings
-        The section ``assign`` decides the batch of the network.
+        The section ``assign`` decides the batch of the network, and whether rows of a table get all distances.
     input
-        Training set (all its splits) or jets table; None takes ``<workspace>/set``.
+        Training set (all its splits) or jets table, or with a bundle of clusters a table set; None takes
+        ``<workspace>/set``.
     model
         Bundle; None takes ``<workspace>/model``.
     output
@@ -49,32 +59,65 @@ def assign(
     DataError
         If the input has not the features that the bundle was trained on.
     """
-    inputs = {"jets": settings.folder("set", input), "model": settings.folder("model", model)}
+    inputs = {"rows": settings.folder("set", input), "model": settings.folder("model", model)}
     target = settings.folder("assignments", output)
     call = StageCall("assign", {"assign": settings.assign}, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
-        from sparton.ml.ucluster import UClusterModel
-
         started = time.perf_counter()
+        of_table = bundle_kind(inputs["model"]) == "kmeans"
+        unit = "rows" if of_table else "jets"
         spark = spark_session(settings.spark, "sparton assign")
         url = storage.spark_url(staging)
-        with spark_progress(spark, "assign: assigning jets"):
-            clusterer = UClusterModel.from_bundle(inputs["model"]).setBatchSize(settings.assign.batch_size)
-            rows = _features(spark.read.parquet(storage.spark_source(inputs["jets"])), inputs["jets"], clusterer)
-            assigned = clusterer.transform(rows.select("jet_id", "features", "n_particles"))
-            assigned.select(*ASSIGNMENTS_ARROW.names).write.mode("overwrite").parquet(url)
+        with spark_progress(spark, f"assign: assigning {unit}"):
+            assigned = (_assigned_rows if of_table else _assigned_jets)(spark, inputs, settings)
+            assigned.write.mode("overwrite").parquet(url)
         seconds = time.perf_counter() - started
         sizes = spark.read.parquet(storage.spark_source(staging)).groupBy("cluster").count().collect()
         counts = {row["cluster"]: row["count"] for row in sizes}
         total = sum(counts.values())
         return {
-            "jets": total,
+            unit: total,
             "cluster sizes": {str(cluster): counts[cluster] for cluster in sorted(counts)},
-            "jets/s": round(total / seconds, 1),
+            f"{unit}/s": round(total / seconds, 1),
         }
 
     return run_stage(call, body)
+
+
+def _assigned_jets(spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings) -> DataFrame:
+    from sparton.ml.ucluster import UClusterModel
+
+    clusterer = UClusterModel.from_bundle(inputs["model"]).setBatchSize(settings.assign.batch_size)
+    rows = _features(spark.read.parquet(storage.spark_source(inputs["rows"])), inputs["rows"], clusterer)
+    return clusterer.transform(rows.select("jet_id", "features", "n_particles")).select(*ASSIGNMENTS_ARROW.names)
+
+
+def _assigned_rows(spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings) -> DataFrame:
+    from sparton.sgd import bundle
+    from sparton.sgd.predict import assign_batches
+    from sparton.sgd.train import read_table_set
+
+    description = bundle.load(inputs["model"])
+    require_features(read_table_set(inputs["rows"]).feature_names, description.inputs.feature_names, inputs["rows"])
+    assign = partial(assign_batches, clusters=description.clusters, distances=settings.assign.distances)
+    rows = spark.read.parquet(storage.spark_source(inputs["rows"])).select("id", "features")
+    return rows.mapInArrow(assign, TABLE_ASSIGNMENTS_SCHEMA)
+
+
+def require_features(found: Sequence[str], expected: Sequence[str], path: str) -> None:
+    """Check that a table set has the features that a bundle was made from.
+
+    Raises
+    ------
+    DataError
+        Naming both.
+    """
+    if tuple(found) != tuple(expected):
+        raise DataError(
+            f"{path}: features {', '.join(found)}; the bundle was made from {', '.join(expected)}. Prepare the table "
+            "with these columns in this order (table.columns)"
+        )
 
 
 def _features(table: DataFrame, path: str, clusterer: UClusterModel) -> DataFrame:

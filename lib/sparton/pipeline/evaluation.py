@@ -1,10 +1,10 @@
-"""Stage ``evaluate``: assignments and a training set to metrics and a report."""
+"""Stage ``evaluate``: assignments and a set to metrics and a report."""
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,7 @@ from pydantic import Field
 from sparton import storage
 from sparton.config import Config
 from sparton.errors import DataError
+from sparton.pipeline.bundles import bundle_kind
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from sparton.pipeline.settings import PipelineSettings
-    from sparton.report.content import EvaluationMetrics
+    from sparton.report.content import EvaluationMetrics, ReportFigure
     from sparton.report.metrics import LabelMetrics
     from sparton.report.profiles import GroupMoments
     from sparton.ucluster.bundle import Description
@@ -37,16 +38,21 @@ class EvaluateSettings(Config):
     Attributes
     ----------
     split
-        Split of the training set that the metrics are computed on, over all its rows.
+        Split of the set that the metrics are computed on, over all its rows.
     sample_rows
-        Rows drawn for figures, silhouette and the baselines' fits; a smaller split is taken whole.
+        Rows drawn for figures, silhouette, medians of a table's features and the baselines' fits; a smaller split is
+        taken whole.
     seed
         Seed of the sample and of the baselines.
+    elbow
+        Of a table: further numbers of clusters that the sample is clustered into, to compare their inertia and
+        silhouette.
     """
 
     split: str = "test"
     sample_rows: int = Field(default=200_000, ge=100)
     seed: int = Field(default=1, ge=0)
+    elbow: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,14 +79,15 @@ def evaluate(
 ) -> StageResult:
     """Measure the clusters on one split and publish ``metrics.json`` and ``report.html``.
 
-    Labels are read here only. Without them the label-free part remains.
+    Labels are read here only. Without them the label-free part remains. Of a table, targets that are a few whole
+    numbers count as labels.
 
     Parameters
     ----------
     settings
         The section ``evaluate`` decides the split and the samples.
     input, table, model
-        Assignments, training set and bundle; None takes them from the workspace.
+        Assignments, set and bundle; None takes them from the workspace.
     output
         Folder to publish; None takes ``<workspace>/report``.
     force
@@ -102,29 +109,47 @@ def evaluate(
     call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
-        from sparton.report.gallery import gallery
         from sparton.report.page import write_report
-        from sparton.ucluster.bundle import read_description
 
         spark = spark_session(settings.spark, "sparton evaluate")
-        model = read_description(inputs["model"])
-        centroids = np.asarray(model.centroids)
-        with spark_progress(spark, "evaluate: joining assignments and jets"):
-            joined = _join(spark, inputs, settings.evaluate.split).cache()
-            try:
-                tally = _tally(joined, len(centroids))
-                _check_cover(inputs, settings.evaluate.split, tally.rows)
-                drawn = _sample(joined, settings.evaluate)
-            finally:
-                joined.unpersist()
-        metrics, jets = _measure(tally, drawn, model, settings.evaluate)
-        figures = gallery(jets, metrics, _curve(inputs["model"]), settings.evaluate.seed)
+        of_table = bundle_kind(inputs["model"]) == "kmeans"
+        metrics, figures = (_of_table if of_table else _of_jets)(spark, inputs, settings.evaluate)
         content = _content(metrics, figures, call, settings)
         storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
         write_report(staging, content)
         return _summary(metrics) | {"report": "report.html"}
 
     return run_stage(call, body)
+
+
+def _of_table(
+    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings
+) -> tuple[EvaluationMetrics, tuple[ReportFigure, ...]]:
+    from sparton.pipeline.table_evaluation import evaluate_table
+    from sparton.report.table_gallery import table_gallery
+
+    with spark_progress(spark, "evaluate: joining assignments and rows"):
+        metrics, rows = evaluate_table(spark, inputs, settings)
+    return metrics, table_gallery(rows, metrics, _curve(inputs["model"]), settings.seed)
+
+
+def _of_jets(
+    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings
+) -> tuple[EvaluationMetrics, tuple[ReportFigure, ...]]:
+    from sparton.report.gallery import gallery
+    from sparton.ucluster.bundle import read_description
+
+    model = read_description(inputs["model"])
+    with spark_progress(spark, "evaluate: joining assignments and jets"):
+        joined = _join(spark, inputs, settings.split).cache()
+        try:
+            tally = _tally(joined, len(model.centroids))
+            _check_cover(inputs, settings.split, tally.rows)
+            drawn = _sample(joined, settings)
+        finally:
+            joined.unpersist()
+    metrics, jets = _measure(tally, drawn, model, settings)
+    return metrics, gallery(jets, metrics, _curve(inputs["model"]), settings.seed)
 
 
 def _curve(folder: str) -> Any:
@@ -254,11 +279,13 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
         inputs=call.input_fingerprints(),
         config=settings.to_yaml(),
     )
-    return ReportContent("Jet clusters", metrics, figures, provenance)
+    title = "Jet clusters" if metrics.unit == "jets" else "Clusters of a table"
+    return ReportContent(title, metrics, figures, provenance)
 
 
 def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:
-    summary: dict[str, Any] = {f"{metrics.split} jets": metrics.rows, "cluster sizes": list(metrics.clusters.sizes)}
+    sizes = list(metrics.clusters.sizes)
+    summary: dict[str, Any] = {f"{metrics.split} {metrics.unit}": metrics.rows, "cluster sizes": sizes}
     if metrics.labels:
         summary["clustering accuracy"] = metrics.labels.accuracy
         for item in metrics.baselines:

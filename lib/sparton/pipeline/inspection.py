@@ -17,6 +17,7 @@ from sparton.data.ingest import RECORD as INGEST_RECORD
 from sparton.data.ingest import read_ingest_record
 from sparton.data.quarantine import QUARANTINE_ARROW
 from sparton.errors import DataError, UsageError
+from sparton.pipeline.bundles import DESCRIPTION, bundle_kind
 from sparton.pipeline.footers import Footer, footer_problems, read_footers
 from sparton.pipeline.generation import METADATA as GENERATED
 from sparton.pipeline.progress import format_value
@@ -28,6 +29,7 @@ KINDS = {
     "prepare": "training set",
     "validate": "validation",
     "train": "model bundle",
+    "cluster": "bundle of clusters",
     "import-checkpoint": "model bundle",
     "export": "SavedModel",
     "assign": "assignments",
@@ -276,11 +278,35 @@ def _ingested(folder: str) -> dict[str, Any]:
 
 
 def _bundle(folder: str, files: list[str]) -> dict[str, Any]:
-    """Return the shape of a bundle's network and what it was trained on."""
+    """Return what a bundle holds and what it was trained on."""
+    if DESCRIPTION not in files:
+        return {}
+    return _table_bundle(folder) if bundle_kind(folder) == "kmeans" else _jets_bundle(folder)
+
+
+def _table_bundle(folder: str) -> dict[str, Any]:
+    from sparton.sgd.bundle import METRICS, read_description
+
+    found = read_description(folder)
+    training, metrics = found.training, storage.read_json(storage.join(folder, METRICS))
+    return {
+        "method": "k-means by stochastic gradient descent",
+        "clusters": len(found.centroids),
+        "features": ", ".join(found.inputs.feature_names),
+        "scaling": found.inputs.scaling,
+        "mean squared distance": metrics["mean_inertia"],
+        "trained on": f"{training['rows']:,} rows by {training['workers']} worker(s)",
+        "versions": _versions(found.versions),
+    }
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _jets_bundle(folder: str) -> dict[str, Any]:
     from sparton.ucluster.bundle import read_description
 
-    if "model.json" not in files:
-        return {}
     found = read_description(folder)
     training = found.training
     if "checkpoint" in training:
@@ -293,7 +319,7 @@ def _bundle(folder: str, files: list[str]) -> dict[str, Any]:
         "embedding": f"{found.model.embedding} dimension(s)",
         "input": f"{found.inputs.n_particles} particles x {len(found.inputs.feature_names)} features",
         "trained on": trained,
-        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "versions": _versions(found.versions),
     }
 
 

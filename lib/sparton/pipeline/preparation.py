@@ -26,7 +26,7 @@ Kind = Literal["jets", "table"]
 def prepare(
     settings: PipelineSettings,
     *,
-    kind: Kind = "jets",
+    kind: Kind | None = None,
     input: str | None = None,
     output: str | None = None,
     append: bool = False,
@@ -39,7 +39,7 @@ def prepare(
     settings
         The section ``prepare`` (jets) or ``table`` decides the set.
     kind
-        What the input is: a jets table, or any table of numbers.
+        What the input is: a jets table, or any table of numbers; None takes the configuration's ``kind``.
     input
         Folder of Parquet files; None takes ``<workspace>/jets`` or ``<workspace>/table``.
     output
@@ -59,6 +59,7 @@ def prepare(
         If a column is missing, no row passes the selection, or more rows are rejected than ``max_rejected`` allows.
     """
     started = time.perf_counter()
+    kind = kind or settings.kind
     section = "prepare" if kind == "jets" else "table"
     source = settings.folder(kind, input)
     target = settings.folder("set", output)

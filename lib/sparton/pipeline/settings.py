@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sparton import storage
@@ -15,6 +17,7 @@ from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
 from sparton.pipeline.session import SparkSettings
 from sparton.pipeline.watch_settings import WatchSettings
+from sparton.sgd.settings import ClusterSettings
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 
 
@@ -26,7 +29,10 @@ class PipelineSettings(Config):
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
         ``serving``, ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
-    generate, ingest, prepare, table, rules, model, train, assign, evaluate
+    kind
+        What the pipeline is about: ``jets``, trained and assigned by UCluster, or ``table``, any table of numbers,
+        clustered by k-means. It decides which stages ``run`` takes, and what ``prepare`` makes without ``--kind``.
+    generate, ingest, prepare, table, rules, model, train, cluster, assign, evaluate
         What the stages compute (``table``: what ``prepare --kind table`` does; ``rules``: what ``validate`` checks);
         these decide whether an output is up to date.
     watch
@@ -37,6 +43,7 @@ class PipelineSettings(Config):
     """
 
     workspace: str = Field(default="runs/default", min_length=1)
+    kind: Literal["jets", "table"] = "jets"
     generate: GenerationSettings = GenerationSettings()
     ingest: IngestSettings = IngestSettings()
     watch: WatchSettings = WatchSettings()
@@ -45,6 +52,7 @@ class PipelineSettings(Config):
     rules: RulesSettings = RulesSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    cluster: ClusterSettings = ClusterSettings()
     launch: LaunchSettings = LaunchSettings()
     assign: AssignSettings = AssignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -1,11 +1,13 @@
-"""The whole pipeline: every stage in order, each skipped where it is up to date."""
+"""The whole pipeline, of jets or of a table: every stage in order, each skipped where it is up to date."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sparton import storage
 from sparton.pipeline.assignment import assign
+from sparton.pipeline.clustering import cluster
 from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.generation import generate
 from sparton.pipeline.preparation import prepare
@@ -13,23 +15,44 @@ from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageResult
 from sparton.pipeline.training import train
 
+Stage = Callable[..., StageResult]
+
 
 def run(settings: PipelineSettings, *, force: bool = False) -> list[StageResult]:
-    """Run generate, prepare, train, assign and evaluate in the workspace and return their results in this order."""
-    return [stage(settings, force=force) for stage in (generate, prepare, train, assign, evaluate)]
+    """Run the stages of the configuration's kind in the workspace and return their results in this order.
+
+    Of jets: generate, prepare, train, assign and evaluate; of a table: prepare, cluster, assign and evaluate.
+    """
+    stages: tuple[Stage, ...] = (generate, prepare, train, assign, evaluate)
+    if settings.kind == "table":
+        stages = (prepare, cluster, assign, evaluate)
+    return [stage(settings, force=force) for stage in stages]
 
 
 def closing_rows(results: list[StageResult]) -> dict[str, Any]:
-    """Return the closing table of a whole run: jets, training, accuracy beside the baselines, times and the report."""
+    """Return the closing table of a whole run: what was clustered, training, what was found, times and the report."""
     by_stage = {result.stage: result for result in results}
-    generated, trained, evaluated = (by_stage[stage].summary for stage in ("generate", "train", "evaluate"))
+    evaluated = by_stage["evaluate"].summary
     took = [f"{r.stage} {'up to date' if r.skipped else f'{r.seconds:.0f} s'}" for r in results]
+    return {
+        **(_table_rows(by_stage) if "cluster" in by_stage else _jets_rows(by_stage)),
+        **evaluated,
+        "report": storage.join(by_stage["evaluate"].output, evaluated["report"]),
+        "stages": took,
+    }
+
+
+def _jets_rows(by_stage: dict[str, StageResult]) -> dict[str, Any]:
+    generated, trained = by_stage["generate"].summary, by_stage["train"].summary
     return {
         "jets per class": generated["jets"],
         "workers": trained["workers"],
         "steps": trained["steps"],
         "jets/s in training steps": trained["jets/s"],
-        **evaluated,
-        "report": storage.join(by_stage["evaluate"].output, evaluated["report"]),
-        "stages": took,
     }
+
+
+def _table_rows(by_stage: dict[str, StageResult]) -> dict[str, Any]:
+    clustered = by_stage["cluster"].summary
+    named = ("workers", "epochs", "steps", "rows/s in training steps", "inertia")
+    return {"rows": by_stage["prepare"].summary["rows kept"], **{name: clustered[name] for name in named}}

@@ -14,11 +14,21 @@ from sparton.report.profiles import ClusterProfile, LabelFreeMetrics
 
 
 @dataclass(frozen=True)
+class ElbowPoint:
+    """What a number of clusters gives on a sample: mean squared distance from the nearest centroid, and silhouette."""
+
+    n_clusters: int
+    mean_inertia: float
+    silhouette: float | None
+
+
+@dataclass(frozen=True)
 class EvaluationMetrics:
     """Every number of an evaluation, as plain Python values.
 
-    ``rows`` counts the jets of the split; ``labels`` is None if they carry no labels; ``even_sizes`` tells whether the
-    method was told that the clusters are of about equal size.
+    ``rows`` counts the jets of the split, or what ``unit`` calls them; ``labels`` is None if they carry no labels;
+    ``even_sizes`` tells whether the method was told that the clusters are of about equal size; ``elbow`` compares
+    numbers of clusters. The page shows the profile columns named in ``shown``, all of them where it is empty.
     """
 
     split: str
@@ -30,6 +40,9 @@ class EvaluationMetrics:
     labels: LabelMetrics | None = None
     method: str = "UCluster"
     even_sizes: bool = False
+    unit: str = "jets"
+    shown: tuple[str, ...] = ()
+    elbow: tuple[ElbowPoint, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return nested dicts and lists of JSON types; numbers that are not finite become None."""

@@ -18,8 +18,8 @@ from sparton.report.style import COLOURS, GRID, INK, MUTED, new_figure, note, st
 
 FloatArray = npt.NDArray[np.float64]
 
-_SPLITS = {"train": (0, (4, 2)), "val": "solid", "test": "solid", "": "solid"}
-_LOSSES = ("loss", "focal", "clustering", "total")
+_SPLITS = {"train": (0, (4, 2)), "val": "solid", "test": "solid", "smoothed": "solid", "": "solid"}
+_LOSSES = ("loss", "focal", "clustering", "total", "inertia")
 _NOT_DRAWN = ("epoch", "step", "phase", "seconds", "time")
 _LABELS = {
     "alpha": r"$\alpha$ (inverse temperature)",
@@ -29,6 +29,8 @@ _LABELS = {
     "total": "total loss",
     "focal": "focal loss",
     "clustering": "clustering loss",
+    "inertia": "mean squared distance",
+    "rows_per_second": "rows / s",
 }
 _PHASES = {"pretrain": "pre-training", "joint": "joint training"}
 _MAX_STRIPS = 4
@@ -86,7 +88,7 @@ def monitor_columns(curve: TrainingCurve) -> list[str]:
     return sorted(others, key=lambda name: name not in _LABELS)[:_MAX_STRIPS]
 
 
-_SPLIT_NAMES = {"val": "validation", "train": "training"}
+_SPLIT_NAMES = {"val": "validation", "train": "training", "smoothed": "smoothed"}
 
 
 @styled

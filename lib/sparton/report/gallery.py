@@ -68,10 +68,10 @@ def gallery(
     labels = metrics.labels
     groups = make_groups(metrics.n_clusters, labels.classes if labels else (), labels.permutation if labels else ())
     return (
-        *_results(metrics, groups),
+        *results(metrics, groups),
         *_distributions(jets, metrics, groups),
         *_embedding(jets, groups, seed),
-        *(_training(curve) if curve is not None else ()),
+        *(training(curve) if curve is not None else ()),
     )
 
 
@@ -134,7 +134,8 @@ def _embedding(jets: JetSample, groups: Groups, seed: int) -> Iterator[ReportFig
         )
 
 
-def _results(metrics: EvaluationMetrics, groups: Groups) -> Iterator[ReportFigure]:
+def results(metrics: EvaluationMetrics, groups: Groups) -> Iterator[ReportFigure]:
+    """Yield the figures of the agreement with labels; none without labels."""
     labels = metrics.labels
     if labels is None:
         return
@@ -152,13 +153,14 @@ def _results(metrics: EvaluationMetrics, groups: Groups) -> Iterator[ReportFigur
     yield ReportFigure(
         "confusion",
         "Confusion of classes",
-        f"Rows: where the jets of each true class end up, as a share and a count. {best[1]} is found best "
+        f"Rows: where the {metrics.unit} of each true class end up, as a share and a count. {best[1]} is found best "
         f"({best[0]:.1%}), {worst[1]} worst ({worst[0]:.1%}).".replace("%", " %"),
         figures.confusion_matrix(labels, groups),
     )
 
 
-def _training(curve: curves.TrainingCurve) -> Iterator[ReportFigure]:
+def training(curve: curves.TrainingCurve) -> Iterator[ReportFigure]:
+    """Yield the figures of the training curve."""
     phases = " The dotted line marks the end of pre-training." if curve.boundaries() else ""
     if curves.loss_columns(curve):
         yield ReportFigure(

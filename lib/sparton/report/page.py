@@ -47,14 +47,14 @@ def render(content: ReportContent) -> str:
 
 def _headline(metrics: EvaluationMetrics) -> str:
     """Say the result in one or two sentences."""
-    jets, labels = _count(metrics.rows), metrics.labels
+    rows, labels, unit = _count(metrics.rows), metrics.labels, escape(metrics.unit)
     if labels is None:
         shares = [profile.fraction for profile in metrics.profiles]
         sizes = f"{_percent(min(shares))} to {_percent(max(shares))} of them"
         clusters = f"{metrics.n_clusters} clusters of {sizes} each"
-        return f"{escape(metrics.method)} split {jets} jets without labels into {clusters}."
+        return f"{escape(metrics.method)} split {rows} {unit} without labels into {clusters}."
     text = (
-        f"{escape(metrics.method)} puts <strong>{_percent(labels.accuracy)}</strong> of {_count(labels.rows)} jets "
+        f"{escape(metrics.method)} puts <strong>{_percent(labels.accuracy)}</strong> of {_count(labels.rows)} {unit} "
         "into the cluster of their class, without having seen a label."
     )
     rivals = [item for item in metrics.baselines if item.accuracy is not None and not item.reads_labels]
@@ -75,7 +75,8 @@ def _headline(metrics: EvaluationMetrics) -> str:
 def _cards(metrics: EvaluationMetrics) -> list[tuple[str, str, str]]:
     """Return (value, name, explanation) of the key figures."""
     free, labels = metrics.clusters, metrics.labels
-    silhouette = (_number(free.silhouette), "silhouette", f"on a sample of {_count(free.silhouette_rows)} jets")
+    sampled = f"on a sample of {_count(free.silhouette_rows)} {metrics.unit}"
+    silhouette = (_number(free.silhouette), "silhouette", sampled)
     sizes = f"1 is equal sizes; the smallest has {_percent(free.smallest_fraction)}"
     balance = (_number(free.balance), "balance", sizes)
     share = (
@@ -84,12 +85,12 @@ def _cards(metrics: EvaluationMetrics) -> list[tuple[str, str, str]]:
         f"nearest over second nearest distance above {AMBIGUOUS_RATIO:g}",
     )
     if labels is None:
-        return [(_count(metrics.rows), "jets", f"in {metrics.n_clusters} clusters"), silhouette, balance, share]
+        return [(_count(metrics.rows), metrics.unit, f"in {metrics.n_clusters} clusters"), silhouette, balance, share]
     return [
         (_percent(labels.accuracy), "accuracy", "one assignment over the whole split"),
         (_number(labels.adjusted_rand_index), "adjusted Rand index", "0 is chance, 1 is perfect"),
         (_number(labels.normalized_mutual_information), "mutual information", "normalised, 1 is perfect"),
-        (_percent(labels.purity), "purity", "jets of their cluster's main class"),
+        (_percent(labels.purity), "purity", f"{metrics.unit} of their cluster's main class"),
         silhouette,
         balance,
         share,
@@ -122,8 +123,8 @@ def _profiles(metrics: EvaluationMetrics) -> str:
     """Return the table of the clusters."""
     labels = metrics.labels
     groups = make_groups(metrics.n_clusters, labels.classes if labels else (), labels.permutation if labels else ())
-    columns = list(metrics.profiles[0].columns) if metrics.profiles else []
-    header = ["cluster", "jets", "share"]
+    columns = list(metrics.shown or metrics.profiles[0].columns) if metrics.profiles else []
+    header = ["cluster", metrics.unit, "share"]
     header += ["class", "of that class"] if labels else []
     for name in columns:
         title = _COLUMN_TITLES.get(name, name)
@@ -144,9 +145,14 @@ def _profile_cells(profile: ClusterProfile, columns: Sequence[str], labelled: bo
         statistics = profile.columns[name]
         spread = _DASH
         if statistics.mean is not None and statistics.std is not None:
-            spread = f"{statistics.mean:.1f} ± {statistics.std:.1f}"
-        cells += [_DASH if statistics.median is None else f"{statistics.median:.1f}", spread]
+            spread = f"{_value(name, statistics.mean)} ± {_value(name, statistics.std)}"
+        cells += [_DASH if statistics.median is None else _value(name, statistics.median), spread]
     return cells
+
+
+def _value(column: str, value: float) -> str:
+    """Return a jet's column, whose unit is known, with one digit after the point, any other with four in all."""
+    return f"{value:.1f}" if column in _COLUMN_TITLES else f"{value:.4g}"
 
 
 def _figure(item: ReportFigure) -> str:

@@ -27,13 +27,15 @@ class GroupMoments:
     """A column's sums by cluster, from arrays (:func:`group_moments`) or aggregated by Spark.
 
     ``size`` is int64 [K]; ``total`` (sum of values), ``squares`` (sum of squared values) and ``median`` are
-    float64 [K], in the column's unit.
+    float64 [K], in the column's unit. The sums are those of the values less ``origin``, so that squares of values far
+    from zero do not cancel.
     """
 
     size: IntArray
     total: FloatArray
     squares: FloatArray
     median: FloatArray
+    origin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def _statistics(moments: GroupMoments, index: int) -> ColumnStatistics:
         return ColumnStatistics(None, None, None)
     mean = float(moments.total[index]) / size
     variance = max(float(moments.squares[index]) / size - mean * mean, 0.0)
-    return ColumnStatistics(mean, variance**0.5, None if np.isnan(median) else median)
+    return ColumnStatistics(moments.origin + mean, variance**0.5, None if np.isnan(median) else median)
 
 
 def _matched_class(labels: LabelMetrics | None, index: int) -> str | None:

@@ -1,0 +1,75 @@
+"""Stage ``cluster``: a table set to a bundle of clusters, by one process or by Horovod workers on Spark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparton import storage
+from sparton.pipeline.session import spark_session
+from sparton.pipeline.settings import PipelineSettings
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.pipeline.training import IDENTITY_CHARACTERS, Workers
+
+SHOWN_SIZES = 20
+
+
+def cluster(
+    settings: PipelineSettings, *, input: str | None = None, output: str | None = None, force: bool = False
+) -> StageResult:
+    """Cluster the rows of a table set by k-means and publish the bundle.
+
+    Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
+    that was killed is continued from there; ``force`` starts anew. Targets are not read.
+
+    Parameters
+    ----------
+    settings
+        The section ``cluster`` and the number of workers decide the clusters.
+    input
+        Table set; None takes ``<workspace>/set``.
+    output
+        Folder to publish; None takes ``<workspace>/model``.
+    force
+        Run even where the output is up to date, from the first epoch.
+
+    Raises
+    ------
+    UsageError
+        If the input is missing, or something that this stage did not make stands at the output.
+    DataError
+        If the input is not a table set, no feature varies, or a shard is not what its manifest says.
+    TrainingError
+        If there are fewer distinct rows than clusters, slots are missing, a worker fails or ranks disagree.
+    """
+    data, chosen = settings.folder("set", input), settings.cluster
+    sections = {"cluster": chosen, "workers": Workers(count=settings.launch.workers)}
+    call = StageCall("cluster", sections, {"set": data}, settings.folder("model", output), settings, force)
+    found = storage.exists(data)
+    checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if found else ""
+
+    def body(staging: str) -> dict[str, Any]:
+        from sparton.distributed.launch import launch
+        from sparton.sgd.train import check_rows, read_table_set, train
+
+        check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
+        if force:
+            storage.remove(checkpoints)
+        spark = spark_session(settings.spark, "sparton cluster") if settings.launch.workers > 1 else None
+        summary = launch(train, (data, checkpoints, staging, chosen), spark, settings.launch)[0]
+        storage.remove(checkpoints)
+        return {
+            "workers": settings.launch.workers,
+            "steps": summary.steps,
+            "epochs": summary.epochs,
+            "rows/s in training steps": summary.rows_per_second,
+            "inertia": summary.inertia,
+            "cluster sizes": _shown(summary.sizes),
+        }
+
+    return run_stage(call, body)
+
+
+def _shown(sizes: tuple[float, ...]) -> Any:
+    """Return the sums of weights as a list where a person can read it, else the smallest and the largest."""
+    plain = [int(size) if size == int(size) else round(size, 3) for size in sizes]
+    return plain if len(plain) <= SHOWN_SIZES else f"{len(plain)} of {min(plain):,} to {max(plain):,}"

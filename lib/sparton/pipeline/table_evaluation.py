@@ -1,0 +1,236 @@
+"""What ``evaluate`` measures of the clusters of a table: sizes, profiles of features, silhouette, other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparton import storage
+from sparton.data.featurize import decode_features
+from sparton.data.schema import TABLE_ARROW, TABLE_ASSIGNMENTS_ARROW, require_columns
+from sparton.errors import DataError
+from sparton.pipeline.assignment import require_features
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pyspark.sql import DataFrame, SparkSession
+
+    from sparton.pipeline.evaluation import EvaluateSettings
+    from sparton.report.content import ElbowPoint, EvaluationMetrics
+    from sparton.report.metrics import LabelMetrics
+    from sparton.report.profiles import GroupMoments
+    from sparton.report.table_gallery import TableSample
+    from sparton.sgd.bundle import Description
+
+MOST_CLASSES = 100
+"""Distinct targets up to which a table's targets, all of them whole numbers, are taken for labels."""
+
+SHOWN_FEATURES = 6
+"""Features whose statistics the page lists; the others are in ``metrics.json``."""
+
+PARTIAL_ARROW = pa.schema([pa.field("sums", pa.binary())])
+
+
+@dataclass(frozen=True)
+class TableTally:
+    """Sums over all rows of the split: rows [K], sums of features and of their squares [K, d], from a common origin.
+
+    ``labelled`` is a table of cluster, target (None where there is none) and count.
+    """
+
+    sizes: NDArray[np.int64]
+    totals: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    origin: NDArray[np.float64]
+    labelled: pd.DataFrame
+
+    @property
+    def rows(self) -> int:
+        """Rows of the split."""
+        return int(self.sizes.sum())
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """Means of clusters from the mean of all rows, in units of its deviation, [K, d]; NaN of empty clusters."""
+        mean = self.totals.sum(axis=0) / self.rows
+        spread = np.sqrt(np.maximum(self.squares.sum(axis=0) / self.rows - mean**2, 0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = self.totals / self.sizes[:, None]
+            return np.where(self.sizes[:, None] > 0, (means - mean) / np.where(spread > 0, spread, 1.0), np.nan)
+
+
+def evaluate_table(
+    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings
+) -> tuple[EvaluationMetrics, TableSample]:
+    """Measure the clusters of a table on one split, and draw the rows that the figures show.
+
+    Parameters
+    ----------
+    spark
+        The session that reads.
+    inputs
+        Folders of ``assignments``, ``set`` and ``model``.
+    settings
+        Split, samples and further numbers of clusters.
+
+    Raises
+    ------
+    DataError
+        If the assignments do not cover the split, or were made with another bundle.
+    """
+    from sparton.sgd import bundle
+    from sparton.sgd.train import read_table_set
+
+    description, manifest = bundle.load(inputs["model"]), read_table_set(inputs["set"])
+    require_features(manifest.feature_names, description.inputs.feature_names, inputs["set"])
+    manifest.rows(settings.split)  # a split that is not there is named
+    joined = _join(spark, inputs, settings.split).cache()
+    try:
+        tally = _tally(joined, description)
+        expected = manifest.rows(settings.split)
+        if tally.rows != expected:
+            raise DataError(
+                f"{inputs['assignments']}: {tally.rows} assignments for the {expected} rows of the split "
+                f"{settings.split!r} of {inputs['set']}; assign this set again"
+            )
+        drawn = _sample(joined, settings)
+    finally:
+        joined.unpersist()
+    return _measure(tally, drawn, description, settings)
+
+
+def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    assignments = spark.read.parquet(storage.spark_source(inputs["assignments"]))
+    require_columns(assignments.columns, TABLE_ASSIGNMENTS_ARROW.names, inputs["assignments"])
+    rows = spark.read.parquet(storage.spark_source(inputs["set"]))
+    require_columns(rows.columns, ("split", *TABLE_ARROW.names), inputs["set"])
+    chosen = rows.where(F.col("split") == split).select("id", "features", "target")
+    return chosen.join(assignments.select("id", "cluster"), "id")
+
+
+def _tally(joined: DataFrame, description: Description) -> TableTally:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    n_clusters, origin = len(description.centroids), description.inputs.coordinates.origin
+    labelled = joined.groupBy("cluster", "target").count().limit(n_clusters * MOST_CLASSES + 1).toPandas()
+    outside = labelled.loc[~labelled["cluster"].between(0, n_clusters - 1), "cluster"]
+    if len(outside):
+        raise DataError(
+            f"cluster: found {outside.iloc[0]}, expected 0..{n_clusters - 1}; "
+            "the assignments were made with another bundle, assign again"
+        )
+    add = partial(_partial_sums, n_clusters=n_clusters, origin=origin)
+    parts = joined.select("cluster", "features").mapInArrow(add, from_arrow_schema(PARTIAL_ARROW)).collect()
+    shape = (n_clusters, 1 + 2 * len(origin))
+    total = np.sum([np.frombuffer(row["sums"], "<f8").reshape(shape) for row in parts] or [np.zeros(shape)], axis=0)
+    sizes, totals, squares = np.split(total, [1, 1 + len(origin)], axis=1)
+    return TableTally(sizes[:, 0].astype(np.int64), totals, squares, origin, labelled)
+
+
+def _partial_sums(
+    batches: Iterator[pa.RecordBatch], n_clusters: int, origin: NDArray[np.float64]
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows, sums and sums of squares of each cluster in a partition, [K, 1 + 2 d] as bytes."""
+    from scipy import sparse
+
+    total = np.zeros((n_clusters, 1 + 2 * len(origin)))
+    for batch in batches:
+        rows = decode_features(batch.column("features"), len(origin)) - origin
+        n, cluster = len(rows), batch.column("cluster").to_numpy()
+        chosen = sparse.csc_matrix((np.ones(n), cluster, np.arange(n + 1)), shape=(n_clusters, n))
+        total += chosen @ np.hstack([np.ones((n, 1)), rows, np.square(rows)])
+    yield pa.RecordBatch.from_arrays([pa.array([total.astype("<f8").tobytes()], pa.binary())], schema=PARTIAL_ARROW)
+
+
+def _sample(joined: DataFrame, settings: EvaluateSettings) -> pd.DataFrame:
+    """Return at most ``sample_rows`` rows, chosen by a seeded hash of the row's identity."""
+    from pyspark.sql import functions as F
+
+    order = F.xxhash64(F.lit(settings.seed), F.col("id"))
+    return joined.orderBy(order, "id").limit(settings.sample_rows).toPandas()
+
+
+def _measure(
+    tally: TableTally, drawn: pd.DataFrame, description: Description, settings: EvaluateSettings
+) -> tuple[EvaluationMetrics, TableSample]:
+    from sparton.report.content import EvaluationMetrics
+    from sparton.report.profiles import cluster_profiles, describe_clusters
+    from sparton.report.table_gallery import TableSample, telling_features
+
+    names, clusters = description.inputs.feature_names, description.clusters
+    rows = np.frombuffer(b"".join(drawn["features"]), "<f4").reshape(-1, len(names))
+    cluster, points = drawn["cluster"].to_numpy(np.int64), clusters.coordinates.points(rows)
+    n_clusters = len(clusters.centroids)
+    distance = clusters.two_nearest(rows) if n_clusters > 1 else np.zeros((len(rows), 1))
+    labels = _label_metrics(tally.labelled, n_clusters)
+    telling = telling_features(tally.deviations, tally.sizes)[:SHOWN_FEATURES]
+    metrics = EvaluationMetrics(
+        split=settings.split,
+        rows=tally.rows,
+        n_clusters=n_clusters,
+        clusters=describe_clusters(tally.sizes, distance, points, cluster, settings.seed),
+        profiles=cluster_profiles(_moments(tally, names, rows, cluster), labels),
+        labels=labels,
+        method="K-means",
+        unit="rows",
+        shown=tuple(names[index] for index in telling),
+        elbow=_elbow(rows, description, settings),
+    )
+    return metrics, TableSample(points, cluster, clusters.centroids, tally.deviations, names)
+
+
+def _moments(
+    tally: TableTally, names: tuple[str, ...], rows: NDArray[np.float32], cluster: NDArray[np.int64]
+) -> dict[str, GroupMoments]:
+    """Return each feature's moments by cluster: sums over all rows, medians over the sample."""
+    from sparton.report.profiles import GroupMoments, group_moments
+
+    sizes = tally.sizes
+    found = {}
+    for index, name in enumerate(names):
+        median = group_moments(cluster, rows[:, index], len(sizes)).median
+        found[name] = GroupMoments(
+            sizes, tally.totals[:, index], tally.squares[:, index], median, float(tally.origin[index])
+        )
+    return found
+
+
+def _label_metrics(labelled: pd.DataFrame, n_clusters: int) -> LabelMetrics | None:
+    """Return the agreement with the table's targets where they are classes: a few whole numbers."""
+    from sparton.report.metrics import contingency, describe_labels, encode_labels
+
+    known = labelled.dropna(subset=["target"])
+    values = np.unique(known["target"].to_numpy(np.float64))
+    if not 2 <= len(values) <= MOST_CLASSES or not np.array_equal(values, np.round(values)):
+        return None
+    classes = tuple(f"{value:.0f}" for value in values)
+    codes = encode_labels([f"{value:.0f}" for value in known["target"]], classes)
+    table = contingency(known["cluster"].to_numpy(), codes, n_clusters, len(classes), known["count"].to_numpy())
+    return describe_labels(table, classes)
+
+
+def _elbow(rows: NDArray[np.float32], description: Description, settings: EvaluateSettings) -> tuple[ElbowPoint, ...]:
+    """Cluster the sample into each of the numbers of clusters that were asked for."""
+    from sparton.config import validate
+    from sparton.report.content import ElbowPoint
+    from sparton.report.profiles import sampled_silhouette
+    from sparton.sgd.settings import ClusterSettings
+    from sparton.sgd.train import fit
+
+    chosen = {name: value for name, value in description.training.items() if name in ClusterSettings.model_fields}
+    training = validate(ClusterSettings, chosen, "model.json")
+    points = []
+    for k in settings.elbow:
+        found = fit(rows, training.model_copy(update={"n_clusters": k}))
+        label = found.clusters.assign(rows)[0]
+        silhouette, _ = sampled_silhouette(found.clusters.coordinates.points(rows), label, settings.seed)
+        points.append(ElbowPoint(k, found.inertia / len(rows), silhouette))
+    return tuple(points)

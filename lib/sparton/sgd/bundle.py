@@ -1,0 +1,172 @@
+"""Bundles of trained clusters: description in JSON, metrics, curve and checksums. Loading one executes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from sparton import checksums, storage
+from sparton.config import Config, validate
+from sparton.data.manifest import TableManifest
+from sparton.errors import ConfigError, DataError
+from sparton.sgd.clusters import Clusters
+from sparton.sgd.coordinates import Coordinates
+
+KIND: Final = "kmeans"
+FORMAT: Final = 1
+DESCRIPTION, METRICS, CURVE = "model.json", "metrics.json", "training_curve.csv"
+CHECKED = (DESCRIPTION, METRICS, CURVE)
+FILES = (*CHECKED, checksums.SUMS)
+
+
+class TableInputs(Config):
+    """The rows that are clustered.
+
+    Attributes
+    ----------
+    feature_names, feature_mean, feature_std
+        Features of a row, and their statistics over the train split.
+    scaling
+        Whether features are divided by their deviation, ``standard`` or ``none``.
+    """
+
+    feature_names: tuple[str, ...] = Field(min_length=1)
+    feature_mean: tuple[float, ...]
+    feature_std: tuple[Annotated[float, Field(gt=0)], ...]
+    scaling: Literal["standard", "none"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableInputs:
+        if not len(self.feature_names) == len(self.feature_mean) == len(self.feature_std):
+            raise ValueError("expected as many means and deviations as feature names")
+        return self
+
+    @classmethod
+    def of(cls, manifest: TableManifest, scaling: Literal["standard", "none"]) -> TableInputs:
+        """Return the inputs that a table set offers."""
+        return cls(
+            feature_names=manifest.feature_names,
+            feature_mean=manifest.feature_mean,
+            feature_std=manifest.feature_std,
+            scaling=scaling,
+        )
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """What turns rows into the points that are clustered."""
+        return Coordinates.of(self.feature_mean, self.feature_std if self.scaling == "standard" else None)
+
+    @property
+    def variance(self) -> float:
+        """Mean variance of the points' coordinates."""
+        squares = np.square(self.feature_std) * np.square(self.coordinates.factor)
+        return float(squares.mean())
+
+
+class Description(Config):
+    """What ``model.json`` says.
+
+    Attributes
+    ----------
+    kind, format
+        What the bundle is, and the version of its layout.
+    inputs
+        The rows that it reads.
+    centroids
+        [k, d], among the points: ``(row - origin) * factor``, see :class:`TableInputs`.
+    counts
+        [k], the weights of rows that the centroids stand for; what a later training would go on from.
+    precision
+        Type in which distances are compared.
+    training
+        Settings of the training, and what it was run on.
+    versions
+        Versions of the packages that trained it.
+    """
+
+    kind: Literal["kmeans"] = KIND
+    format: Literal[1] = FORMAT
+    inputs: TableInputs
+    centroids: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    counts: tuple[float, ...]
+    precision: Literal["float32", "float64"]
+    training: dict[str, Any]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Description:
+        width = len(self.inputs.feature_names)
+        if len(self.counts) != len(self.centroids) or any(len(centroid) != width for centroid in self.centroids):
+            raise ValueError(f"expected centroids of {width} numbers, and as many counts")
+        return self
+
+    @property
+    def clusters(self) -> Clusters:
+        """What assigns rows."""
+        return Clusters(self.inputs.coordinates, np.asarray(self.centroids, np.float64), self.precision)
+
+
+def save(folder: str, description: Description, metrics: dict[str, Any], curve: str) -> None:
+    """Write the files of a bundle into ``folder``, the checksums last."""
+    storage.make_dirs(folder)
+    storage.write_json(storage.join(folder, DESCRIPTION), description.model_dump(mode="json"))
+    storage.write_json(storage.join(folder, METRICS), metrics)
+    storage.write_text(storage.join(folder, CURVE), curve)
+    checksums.write(folder, CHECKED)
+
+
+def load(folder: str) -> Description:
+    """Check a bundle and return its description.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, damaged, of another kind or of another format.
+    """
+    checksums.verify(folder, CHECKED, "a bundle of clusters, made by 'sparton cluster'")
+    return read_description(folder)
+
+
+def read_description(folder: str) -> Description:
+    """Read ``model.json``.
+
+    Raises
+    ------
+    DataError
+        If it is missing, damaged, of another kind or of another format.
+    """
+    path = storage.join(folder, DESCRIPTION)
+    return parse(storage.read_text(path), path)
+
+
+def parse(text: str, path: str) -> Description:
+    """Return the description that a text from ``path`` is.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, of another kind or of another format.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError:
+        raise DataError(f"{path}: not readable as JSON; the bundle is damaged, cluster again") from None
+    found = (values.get("kind"), values.get("format")) if isinstance(values, dict) else (None, None)
+    if found != (KIND, FORMAT):
+        raise DataError(
+            f"{path}: a bundle of kind {found[0]!r}, format {found[1]!r}; expected {KIND!r}, format {FORMAT}, as made "
+            "by 'sparton cluster'"
+        )
+    try:
+        return validate(Description, values, path)
+    except ConfigError as error:
+        raise DataError(f"{error}; the bundle is damaged, cluster again") from None
+
+
+def parse_metrics(text: str) -> dict[str, Any]:
+    """Return what ``metrics.json`` says."""
+    values: dict[str, Any] = json.loads(text)
+    return values

@@ -1,0 +1,96 @@
+"""Trained clusters: what assigns rows of the same kind to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparton.errors import DataError
+from sparton.sgd import compute
+from sparton.sgd.coordinates import Coordinates
+
+Array = NDArray[Any]
+
+DISTANCE_ROWS = 4096
+"""Rows whose distances to all centroids are computed at once."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Centroids and the coordinates that they live in.
+
+    Attributes
+    ----------
+    coordinates
+        What turns rows into points.
+    centroids
+        Points float64 [k, d].
+    precision
+        Type in which distances are compared.
+    """
+
+    coordinates: Coordinates
+    centroids: NDArray[np.float64]
+    precision: str = "float32"
+
+    @property
+    def centers(self) -> NDArray[np.float64]:
+        """Centroids in the units of the rows, float64 [k, d]."""
+        return self.coordinates.rows(self.centroids)
+
+    def assign(self, rows: Array, threads: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the nearest cluster of each row, int32 [n], and its distance among the points, float32 [n].
+
+        Parameters
+        ----------
+        rows
+            float32 or float64 [n, d], finite.
+        threads
+            How many to use; None takes those that the process was given.
+
+        Raises
+        ------
+        DataError
+            If rows have another number of columns, or values are not finite.
+        """
+        self._check(rows)
+        label = compute.nearest(rows, self.coordinates, self.centroids, self.precision, threads)
+        distance = np.empty(len(rows), np.float32)
+        for part in _parts(len(rows)):
+            away = self.coordinates.points(rows[part]) - self.centroids[label[part]]
+            distance[part] = np.sqrt(np.einsum("nd,nd->n", away, away))
+        return label, distance
+
+    def distances(self, rows: Array) -> NDArray[np.float32]:
+        """Return the distances of rows to all centroids, among the points, float32 [n, k]."""
+        self._check(rows)
+        squares = np.square(self.centroids).sum(axis=1)
+        found = np.empty((len(rows), len(self.centroids)), np.float32)
+        for part in _parts(len(rows)):
+            points = self.coordinates.points(rows[part])
+            square = np.square(points).sum(axis=1)[:, None] - 2 * points @ self.centroids.T + squares
+            found[part] = np.sqrt(np.maximum(square, 0))
+        return found
+
+    def two_nearest(self, rows: Array) -> NDArray[np.float32]:
+        """Return the distances of rows to the nearest and the next centroid, float32 [n, 2]; k is at least 2."""
+        found = np.empty((len(rows), 2), np.float32)
+        for part in _parts(len(rows)):
+            found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
+        return found
+
+    def _check(self, rows: Array) -> None:
+        width = self.coordinates.dimensions
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise DataError(f"rows: found {list(rows.shape)}, expected {width} features as in training")
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=0))
+        if bad.size:
+            raise DataError(f"rows: feature {bad[0]} has values that are not finite; drop or fill these rows")
+
+
+def _parts(n: int) -> Iterator[slice]:
+    return (slice(first, min(first + DISTANCE_ROWS, n)) for first in range(0, n, DISTANCE_ROWS))

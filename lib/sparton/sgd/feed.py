@@ -1,0 +1,234 @@
+"""Where rows come from: the shards of a table set, or arrays in memory; either way by the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparton.data.batches import array_batches
+from sparton.data.blocks import PADDING_ID
+from sparton.data.hashing import hash64, salt_of
+from sparton.data.manifest import TableManifest
+from sparton.data.plan import EpochPlan, plan_epoch
+from sparton.distributed.world import World
+from sparton.errors import DataError
+from sparton.sgd.batch import Batch
+
+Array = NDArray[Any]
+
+COLUMNS = ("features", "id")
+"""What is read of a set, beside the weight: never the target."""
+
+SAMPLE = 4  # what a salt is drawn for
+
+PASS_ROWS = 16_384
+"""Rows of a batch where nothing depends on it."""
+
+
+class Feed(Protocol):
+    """One rank's rows, in batches."""
+
+    @property
+    def total(self) -> int:
+        """Rows of all ranks in an epoch."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch, the same on all ranks."""
+
+    def nothing(self) -> Batch:
+        """Return a batch without rows."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a step on."""
+
+    def once(self) -> Iterator[Batch]:
+        """Yield all rows of this rank once, without padding."""
+
+    def sample(self, rows: int) -> Iterator[Batch]:
+        """Yield this rank's share of a random sample, without padding; ranks in their order have all of it.
+
+        The sample is the same on any number of ranks. Where there are fewer rows all are taken.
+        """
+
+
+@dataclass(frozen=True)
+class SetFeed:
+    """Rows of a split of a table set.
+
+    Attributes
+    ----------
+    world
+        This rank's place.
+    folder, manifest, split
+        The set.
+    batch_size, seed
+        Rows of this rank in one step, and the seed of their order.
+    """
+
+    world: World
+    folder: str
+    manifest: TableManifest
+    split: str
+    batch_size: int
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """Rows of all ranks in an epoch."""
+        return self.manifest.rows(self.split)
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps of an epoch, the same on all ranks."""
+        return self._plan(0).steps
+
+    def nothing(self) -> Batch:
+        """Return a batch without rows."""
+        width = len(self.manifest.feature_names)
+        return Batch(np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a step on."""
+        return self._read(self.manifest, self._plan(epoch), start_step)
+
+    def once(self) -> Iterator[Batch]:
+        """Yield all rows of this rank once, without padding."""
+        return self._pass(self.manifest, self.total)
+
+    def sample(self, rows: int) -> Iterator[Batch]:
+        """Yield this rank's share of the first rows of the set, which was shuffled when it was written."""
+        shards = self.manifest.shards(self.split)
+        needed = int(np.searchsorted(np.cumsum([shard.rows for shard in shards]), rows)) + 1
+        return self._pass(self.manifest.model_copy(update={"splits": {self.split: shards[:needed]}}), rows)
+
+    def _pass(self, part: TableManifest, wanted: int) -> Iterator[Batch]:
+        """Yield this rank's share of the first ``wanted`` rows of ``part``."""
+        plan = plan_epoch(part.shard_rows(self.split), self.world.size, PASS_ROWS, 0, 0, shuffle=False)
+        low, high = plan.bounds(self.world.rank)
+        left = min(high, wanted) - low
+        for batch in self._read(part, plan):
+            if left <= 0:
+                return
+            yield Batch(*(column[:left] for column in batch))
+            left -= len(batch.rows)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        rows = self.manifest.shard_rows(self.split)
+        return plan_epoch(rows, self.world.size, self.batch_size, self.seed, epoch)
+
+    def _read(self, manifest: TableManifest, plan: EpochPlan, start_step: int = 0) -> Iterator[Batch]:
+        for batch in array_batches(self.folder, manifest, self.split, plan, self.world.rank, start_step, COLUMNS):
+            yield Batch(batch["features"], batch["weight"], batch["id"])
+
+
+@dataclass(frozen=True)
+class ArrayFeed:
+    """Rows in memory, which all ranks hold; each takes those that the plan gives to it.
+
+    Attributes
+    ----------
+    world
+        This rank's place.
+    rows
+        float32 or float64 [n, d].
+    batch_size, seed
+        Rows of this rank in one step, and the seed of their order.
+    weight
+        [n], 1 by default.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, values are not finite, or weights negative or all 0.
+    """
+
+    world: World
+    rows: Array
+    batch_size: int
+    seed: int
+    weight: Array = field(default_factory=lambda: np.ones(0))
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or not self.rows.size or self.rows.dtype.kind != "f":
+            raise DataError(f"rows: found {self.rows.dtype}{list(self.rows.shape)}, expected real numbers [n, d]")
+        if not self.weight.size:
+            object.__setattr__(self, "weight", np.ones(len(self.rows)))
+        check_weights(self.weight, len(self.rows))
+        bad = np.flatnonzero(~np.isfinite(self.rows).all(axis=0))
+        if bad.size:
+            raise DataError(f"rows: column {bad[0]} has values that are not finite; drop or fill these rows")
+
+    @property
+    def total(self) -> int:
+        """Rows of all ranks in an epoch."""
+        return len(self.rows)
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps of an epoch, the same on all ranks."""
+        return self._plan(0).steps
+
+    def nothing(self) -> Batch:
+        """Return a batch without rows."""
+        return Batch(self.rows[:0], self.weight[:0], np.zeros(0, np.int64))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a step on."""
+        plan = self._plan(epoch)
+        low, high = plan.bounds(self.world.rank)
+        order = np.concatenate([segment.rows for segment in plan.segments(self.world.rank)] or [np.zeros(0, np.int64)])
+        for step in range(start_step, plan.steps):
+            chosen = order[step * self.batch_size : min((step + 1) * self.batch_size, high - low)]
+            yield self._taken(chosen)
+
+    def once(self) -> Iterator[Batch]:
+        """Yield all rows of this rank once, without padding."""
+        low, high = self._plan(0).bounds(self.world.rank)
+        for first in range(low, high, PASS_ROWS):
+            part = slice(first, min(first + PASS_ROWS, high))
+            yield Batch(self.rows[part], self.weight[part], np.arange(part.start, part.stop))
+
+    def sample(self, rows: int) -> Iterator[Batch]:
+        """Yield this rank's share of a random sample."""
+        hashes = hash64(np.arange(self.total), salt_of(SAMPLE, self.seed))
+        lowest = np.argpartition(hashes, rows)[:rows] if rows < self.total else np.arange(self.total)
+        chosen = lowest[np.argsort(hashes[lowest])]
+        low, high = plan_epoch([len(chosen)], self.world.size, 1, 0, 0).bounds(self.world.rank)
+        own = chosen[low:high]
+        yield Batch(self.rows[own], self.weight[own], own)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return plan_epoch([len(self.rows)], self.world.size, self.batch_size, self.seed, epoch)
+
+    def _taken(self, chosen: NDArray[np.int64]) -> Batch:
+        """Return chosen rows as a batch, padded to its size so that shapes do not change."""
+        missing = self.batch_size - len(chosen)
+        if not missing:
+            return Batch(self.rows[chosen], self.weight[chosen], chosen)
+        rows = np.zeros((self.batch_size, self.rows.shape[1]), self.rows.dtype)
+        rows[: len(chosen)] = self.rows[chosen]
+        weight = np.concatenate([self.weight[chosen], np.zeros(missing)])
+        return Batch(rows, weight, np.concatenate([chosen, np.full(missing, PADDING_ID)]))
+
+
+def check_weights(weight: Array, rows: int) -> None:
+    """Check the weights of ``rows`` rows.
+
+    Raises
+    ------
+    DataError
+        If there are more or fewer of them, one is negative or not finite, or all are 0.
+    """
+    if weight.shape != (rows,):
+        raise DataError(f"weight: found {list(weight.shape)} values, expected one for each of {rows} rows")
+    bad = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
+    if bad.size:
+        raise DataError(f"weight: found {weight[bad[0]]} in row {bad[0]}, expected a finite number from 0")
+    if not weight.any():
+        raise DataError("weight: all are 0; give some rows a weight above 0")

@@ -1,0 +1,244 @@
+"""K-means of a table set by one or many workers, or of arrays in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparton.config import fingerprint
+from sparton.data.manifest import TABLE_KIND, TableManifest, bad_shards, read_set
+from sparton.data.settings import TRAIN
+from sparton.data.statistics import Moments, merge_all
+from sparton.distributed.resumption import Checkpoints
+from sparton.distributed.world import Connection
+from sparton.errors import DataError, TrainingError
+from sparton.sgd import bundle
+from sparton.sgd.clusters import Clusters
+from sparton.sgd.coordinates import Coordinates
+from sparton.sgd.curve import CurveRow, to_csv
+from sparton.sgd.feed import ArrayFeed, Feed, SetFeed
+from sparton.sgd.kmeans import KMeans, KMeansState, KMeansStatistics
+from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.stopping import Rule
+from sparton.sgd.trainer import Schedule, Trained, Trainer
+from sparton.versions import installed_versions
+
+Array = NDArray[Any]
+
+MOMENT_ROWS = 4096
+"""Rows whose moments are computed at once, in the cache."""
+
+
+@dataclass(frozen=True)
+class ClusterSummary:
+    """Steps and epochs in all, mean speed (rows/s over all ranks), and inertia and sizes over the whole split."""
+
+    steps: int
+    epochs: int
+    rows_per_second: float
+    inertia: float
+    sizes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Clusters found in arrays.
+
+    Attributes
+    ----------
+    clusters
+        What assigns rows.
+    inertia
+        Weighted sum of the squared distances of all rows from the nearest centroid, among the points.
+    sizes
+        Sums of the weights in each cluster, float64 [k].
+    curve
+        One row an epoch.
+    state
+        The last state of the training.
+    """
+
+    clusters: Clusters
+    inertia: float
+    sizes: NDArray[np.float64]
+    curve: tuple[CurveRow, ...]
+    state: KMeansState
+
+
+def train(
+    connection: Connection, set_folder: str, checkpoint_folder: str, bundle_folder: str, settings: ClusterSettings
+) -> ClusterSummary:
+    """Cluster the train split of a table set and write the bundle.
+
+    Parameters
+    ----------
+    connection
+        This rank's place in the world; every rank calls with the same arguments.
+    set_folder
+        Table set, readable by all ranks; its targets are not read.
+    checkpoint_folder, bundle_folder
+        Where rank 0 writes.
+    settings
+        Number of clusters and how they are found.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer distinct rows than clusters, ranks disagree, or the checkpoint is of other settings or data.
+    DataError
+        If the set is of another kind, damaged, or its train split is empty.
+    """
+    manifest = read_table_set(set_folder)
+    check_rows(manifest, set_folder)
+    _verify_shards(connection, set_folder, manifest)
+    inputs = bundle.TableInputs.of(manifest, settings.scaling)
+    feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed)
+    identity = fingerprint([settings.deciding(), manifest.model_dump(mode="json")])
+    checkpoints = Checkpoints(connection, checkpoint_folder, identity, settings.checkpoints_kept)
+    trained = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
+    if connection.world.is_root:
+        _write_bundle(bundle_folder, inputs, settings, trained, {"workers": connection.world.size, "rows": feed.total})
+    connection.collectives.barrier()
+    return _summary(trained)
+
+
+def fit(
+    rows: Array, settings: ClusterSettings, weight: Array | None = None, connection: Connection | None = None
+) -> Fit:
+    """Cluster rows in memory.
+
+    Parameters
+    ----------
+    rows
+        float32 or float64 [n, d]; every rank gives all of them.
+    settings
+        Number of clusters and how they are found.
+    weight
+        Weights [n] from 0; 1 by default.
+    connection
+        This rank's place in the world; None is alone.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, values are not finite, or weights negative or all 0.
+    TrainingError
+        If there are fewer distinct rows than clusters, or ranks disagree.
+    """
+    connection = connection or Connection.local()
+    given = np.ones(len(rows)) if weight is None else weight
+    feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given)
+    moments = merge_all((Moments.of(rows[first : first + MOMENT_ROWS]) for first in _firsts(rows)), rows.shape[1])
+    std = moments.std()[0]
+    coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
+    variance = float((np.square(std) * np.square(coordinates.factor)).mean())
+    trained = _run(connection, feed, coordinates, variance, settings, None)
+    clusters = Clusters(coordinates, trained.state.centroids, settings.precision)
+    return Fit(clusters, float(trained.totals.inertia), trained.totals.counts, trained.rows, trained.state)
+
+
+def _firsts(rows: Array) -> range:
+    return range(0, len(rows), MOMENT_ROWS)
+
+
+def read_table_set(folder: str) -> TableManifest:
+    """Read the manifest of a table set.
+
+    Raises
+    ------
+    DataError
+        If there is none, or it is damaged, of another kind or of another version.
+    """
+    manifest = read_set(folder)
+    if not isinstance(manifest, TableManifest):
+        raise DataError(
+            f"{folder}: kind is {manifest.kind!r}, expected {TABLE_KIND!r}; make one by 'sparton prepare --kind table'"
+        )
+    return manifest
+
+
+def check_rows(manifest: TableManifest, folder: str) -> None:
+    """Check that there is something to cluster.
+
+    Raises
+    ------
+    DataError
+        If the train split is empty, or no feature varies over it.
+    """
+    if not manifest.rows(TRAIN):
+        raise DataError(f"{folder}: the train split is empty; prepare a larger table")
+    spread = Moments(manifest.feature_count, np.array(manifest.feature_mean), np.array(manifest.feature_squares))
+    if spread.std()[1].all():
+        names = ", ".join(manifest.feature_names)
+        raise DataError(f"{folder}: no feature varies over the train split ({names}); there is nothing to cluster")
+
+
+def _verify_shards(connection: Connection, folder: str, manifest: TableManifest) -> None:
+    """Compare the checksums of the rank's share of the shards: a damaged one would be clustered without a word."""
+    world = connection.world
+    bad = bad_shards(folder, list(manifest.shards(TRAIN))[world.rank :: world.size], checksums=True)
+    if bad:
+        raise DataError(f"{bad[0].detail}; restore the file or prepare the set again")
+
+
+def _run(
+    connection: Connection,
+    feed: Feed,
+    coordinates: Coordinates,
+    variance: float,
+    settings: ClusterSettings,
+    checkpoints: Checkpoints | None,
+) -> Trained[KMeansState, KMeansStatistics]:
+    size = connection.world.size
+    global_batch = size * settings.batch_size
+    if settings.n_clusters > feed.total:
+        raise TrainingError(
+            f"found {feed.total} rows, expected at least n_clusters={settings.n_clusters}; lower cluster.n_clusters"
+        )
+    method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch)
+    rule = Rule(min(1.0, 2 * global_batch / (feed.total + 1)), settings.patience, settings.tolerance * variance)
+    every = settings.checkpoint_seconds if checkpoints else math.inf
+    schedule = Schedule(settings.epochs, rule, settings.sample_rows, every)
+    return Trainer(connection, feed, method, schedule, checkpoints).run()
+
+
+def _write_bundle(
+    folder: str,
+    inputs: bundle.TableInputs,
+    settings: ClusterSettings,
+    trained: Trained[KMeansState, KMeansStatistics],
+    run_on: dict[str, Any],
+) -> None:
+    state, totals = trained.state, trained.totals
+    description = bundle.Description(
+        inputs=inputs,
+        centroids=tuple(map(tuple, state.centroids.tolist())),
+        counts=tuple(state.counts.tolist()),
+        precision=settings.precision,
+        training=settings.model_dump(mode="json") | run_on,
+        versions=installed_versions(),
+    )
+    weight = float(totals.counts.sum())
+    metrics = trained.rows[-1].to_json() | {
+        "inertia": float(totals.inertia),
+        "mean_inertia": float(totals.inertia) / weight,
+        "sizes": totals.counts.tolist(),
+    }
+    bundle.save(folder, description, metrics, to_csv(trained.rows))
+
+
+def _summary(trained: Trained[KMeansState, KMeansStatistics]) -> ClusterSummary:
+    rows = trained.rows
+    seconds = sum(row.seconds for row in rows)
+    done = sum(row.rows_per_second * row.seconds for row in rows)
+    return ClusterSummary(
+        steps=rows[-1].step,
+        epochs=len(rows),
+        rows_per_second=round(done / seconds, 1) if seconds else 0.0,
+        inertia=float(trained.totals.inertia),
+        sizes=tuple(trained.totals.counts.tolist()),
+    )

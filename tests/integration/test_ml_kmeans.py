@@ -1,0 +1,197 @@
+"""SGDKMeans among Spark ML's own stages: inputs, parameters, persistence, pipelines, cross-validation, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.errors import PythonException
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import ClusteringEvaluator
+from pyspark.ml.feature import StandardScaler, VectorAssembler
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.linalg import Vectors
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
+from pyspark.sql import functions as F
+
+from sparton.errors import ConfigError, DataError
+from sparton.ml.kmeans import SGDKMeans, SGDKMeansModel
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+CENTERS = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def frame(spark: SparkSession) -> DataFrame:
+    """Three clouds as a vector, an array and two columns, with weights."""
+    rng = np.random.default_rng(0)
+    values = CENTERS[np.arange(ROWS) % 3] + rng.normal(0, 0.5, (ROWS, 2))
+    rows = [(index, *map(float, row), 1.0 + index % 2) for index, row in enumerate(values)]
+    found = (
+        spark.createDataFrame(rows, "row long, a double, b double, w double")
+        .repartition(2, "row")
+        .sortWithinPartitions("row")
+    )
+    return found.withColumn("list", F.array("a", "b")).withColumn("features", array_to_vector("list")).cache()
+
+
+def estimator(**changes: Any) -> SGDKMeans:
+    return SGDKMeans(**{"k": 3, "maxIter": 5, "batchSize": 50, "decay": 0.9, "seed": 4, **changes})
+
+
+@pytest.fixture(scope="module")
+def model(frame: DataFrame) -> SGDKMeansModel:
+    return estimator(distanceCol="away").fit(frame)
+
+
+def sorted_centers(found: SGDKMeansModel) -> np.ndarray[Any, Any]:
+    centers = np.array(found.clusterCenters())
+    whole = np.round(centers)
+    return centers[np.lexsort((whole[:, 1], whole[:, 0]))]
+
+
+def test_clouds_are_found_and_assigned(frame: DataFrame, model: SGDKMeansModel) -> None:
+    assert np.abs(sorted_centers(model) - CENTERS[[0, 2, 1]]).max() < 0.2
+    found = model.transform(frame)
+    assert found.columns == [*frame.columns, "prediction", "away"]
+    assert found.schema["prediction"].dataType.simpleString() == "int"
+    rows = found.toPandas()
+    points = rows[["a", "b"]].to_numpy()
+    away = np.linalg.norm(points[:, None] - np.array(model.clusterCenters()), axis=2)
+    assert np.array_equal(rows["prediction"], away.argmin(axis=1))
+    assert np.allclose(rows["away"], away.min(axis=1), atol=1e-5)
+    assert rows.groupby(rows["row"] % 3)["prediction"].nunique().tolist() == [1, 1, 1]
+    assert model.metrics["inertia"] == pytest.approx(float(np.square(away.min(axis=1)).sum()), rel=1e-5)
+    assert model.metrics["sizes"] == np.bincount(rows["prediction"]).tolist()
+    assert model.predict(Vectors.dense(0.1, 9.0)) == int(rows["prediction"][rows["row"] % 3 == 2].iloc[0])
+    assert model.numFeatures == 2
+
+
+def test_vectors_arrays_and_columns_are_the_same_and_weights_count(frame: DataFrame, model: SGDKMeansModel) -> None:
+    by_array = estimator(featuresCol="list").fit(frame)
+    by_columns = estimator(inputCols=["a", "b"], weightCol="w").fit(frame)
+    assert np.array_equal(sorted_centers(by_array), sorted_centers(model))
+    assert sum(by_columns.metrics["sizes"]) == 450
+    assert not np.array_equal(sorted_centers(by_columns), sorted_centers(model))
+    assert by_columns.transform(frame.drop("features", "list")).count() == ROWS
+
+
+def test_parameters_are_those_of_spark_ml() -> None:
+    one = estimator(patience=7, workFolder="/tmp/x")
+    for param in one.params:
+        assert param.parent == one.uid
+        assert param.doc
+        assert hasattr(one, param.name)
+        assert param.name in one.explainParams()
+        if one.isDefined(param):
+            assert one.getOrDefault(param) == one.getOrDefault(param.name)
+    other = one.copy({one.k: 9})
+    assert (one.getOrDefault("k"), other.getOrDefault("k"), other.uid) == (3, 9, one.uid)
+    assert other.getOrDefault("patience") == 7
+    assert one.setK(5).setDecay(0.5).setTol(0.1).setMaxIter(2).settings().model_dump() == one.settings().model_dump()
+    assert (one.settings().n_clusters, one.settings().tolerance, one.settings().epochs) == (5, 0.1, 2)
+    assert SGDKMeans().settings().scaling == "none"
+    with pytest.raises(ConfigError, match=r"SGDKMeans: n_clusters: .* greater than or equal to 1. Received: 0"):
+        SGDKMeans(k=0).settings()
+    with pytest.raises(TypeError, match="Could not convert"):
+        SGDKMeans(k="three")  # type: ignore[arg-type]
+
+
+def test_estimator_and_model_are_written_and_read(frame: DataFrame, model: SGDKMeansModel, tmp_path: Path) -> None:
+    one = estimator(distanceCol="away", inputCols=["a", "b"])
+    one.write().overwrite().save(str(tmp_path / "estimator"))
+    again = SGDKMeans.load(str(tmp_path / "estimator"))
+    assert again.uid == one.uid
+    assert {p.name: one.getOrDefault(p) for p in one.params if one.isDefined(p)} == {
+        p.name: again.getOrDefault(p) for p in again.params if again.isDefined(p)
+    }
+    model.save(str(tmp_path / "model"))
+    loaded = SGDKMeansModel.load(str(tmp_path / "model"))
+    assert loaded.uid == model.uid
+    assert loaded.extractParamMap().keys() == model.extractParamMap().keys()
+    assert np.array_equal(loaded.clusterCenters(), model.clusterCenters())
+    assert loaded.transform(frame).toPandas().equals(model.transform(frame).toPandas())
+    kept = model.copy({model.predictionCol: "found"})
+    assert "found" in kept.transform(frame).columns
+    assert "prediction" in model.transform(frame).columns
+    files = sorted(path.name for path in (tmp_path / "model" / "bundle").iterdir() if not path.name.startswith("."))
+    assert files == ["SHA256SUMS", "metrics.json", "model.json", "training_curve.csv"]
+    damaged = tmp_path / "model" / "bundle" / "model.json"
+    damaged.write_text(damaged.read_text().replace("float32", "float64"))
+    with pytest.raises(DataError, match="SHA-256 is not the one"):
+        SGDKMeansModel.load(str(tmp_path / "model"))
+
+
+def test_it_is_a_stage_of_pipelines(frame: DataFrame, tmp_path: Path) -> None:
+    stages = [
+        VectorAssembler(inputCols=["a", "b"], outputCol="together"),
+        StandardScaler(inputCol="together", outputCol="scaled", withMean=True),
+        estimator(featuresCol="scaled"),
+    ]
+    fitted = Pipeline(stages=stages).fit(frame)
+    fitted.save(str(tmp_path / "pipeline"))
+    loaded = PipelineModel.load(str(tmp_path / "pipeline"))
+    assert loaded.transform(frame).select("prediction").toPandas().equals(
+        fitted.transform(frame).select("prediction").toPandas()
+    )  # fmt: skip
+    Pipeline(stages=stages).save(str(tmp_path / "unfitted"))
+    assert isinstance(Pipeline.load(str(tmp_path / "unfitted")).getStages()[-1], SGDKMeans)
+
+
+def test_cross_validation_finds_the_number_of_clusters(frame: DataFrame) -> None:
+    one = estimator(maxIter=3)
+    grid = ParamGridBuilder().addGrid(one.k, [2, 3]).build()
+    found = CrossValidator(estimator=one, estimatorParamMaps=grid, evaluator=ClusteringEvaluator(), numFolds=2, seed=1)
+    fitted = found.fit(frame)
+    assert len(fitted.bestModel.clusterCenters()) == 3
+    assert fitted.avgMetrics[1] > 0.9 > fitted.avgMetrics[0]
+
+
+def test_nothing_is_left_in_the_work_folder(frame: DataFrame, tmp_path: Path) -> None:
+    estimator(maxIter=1, workFolder=str(tmp_path)).fit(frame)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "message"),
+    [
+        (lambda df: df.limit(0), {}, "the DataFrame is empty"),
+        (lambda df: df, {"featuresCol": "vector"}, r"the DataFrame: missing column\(s\) vector; found row, a, b"),
+        (lambda df: df.withColumn("a", F.lit("x")), {"inputCols": ["a", "b"]}, "column a is string, expected numbers"),
+        (lambda df: df, {"featuresCol": "a"}, "column a is double, expected a vector or an array .* inputCols"),
+        (
+            lambda df: df.withColumn("list", F.when(F.col("row") == 150, F.array(F.lit(1.0))).otherwise(F.col("list"))),
+            {"featuresCol": "list"},
+            "list: found 1 to 2 values in a row, expected as many in each",
+        ),
+        (
+            lambda df: df.withColumn("a", F.when(F.col("row") < 3, F.lit(float("nan"))).otherwise(F.col("a"))),
+            {"inputCols": ["a", "b"]},
+            r"a, b: found NaN or infinity \(as float32\) in 3 of 300 rows",
+        ),
+        (
+            lambda df: df.withColumn("b", F.when(F.col("row") >= 2, F.col("b"))),
+            {"inputCols": ["a", "b"]},
+            "a, b: found nulls in 2 of 300 rows",
+        ),
+        (lambda df: df.withColumn("w", -F.col("w")), {"weightCol": "w"}, "weights: found null, negative or infinite"),
+        (lambda df: df.withColumn("prediction", F.lit(0)), {}, "column prediction exists already"),
+    ],
+)
+def test_bad_rows_are_named_and_nothing_is_left(
+    frame: DataFrame, tmp_path: Path, change: Any, params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        estimator(**params, workFolder=str(tmp_path)).fit(change(frame))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_another_length_are_not_assigned(frame: DataFrame, model: SGDKMeansModel) -> None:
+    longer = frame.withColumn("features", array_to_vector(F.array("a", "b", "a")))
+    with pytest.raises(PythonException, match=r"features: found a row of 3.* values, expected 2 as in training"):
+        model.transform(longer).collect()

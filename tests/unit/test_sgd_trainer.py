@@ -1,0 +1,234 @@
+"""The trainer: N ranks are one, a resumed run is one that was never interrupted, bad input is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.datasets import load_iris
+
+from sparton.distributed import checkpoint
+from sparton.distributed.resumption import Checkpoints
+from sparton.distributed.simulate import simulate
+from sparton.distributed.world import Connection, World
+from sparton.errors import DataError, TrainingError
+from sparton.sgd.batch import Batch
+from sparton.sgd.coordinates import Coordinates
+from sparton.sgd.feed import ArrayFeed
+from sparton.sgd.kmeans import KMeans, KMeansState, KMeansStatistics
+from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.stopping import Rule
+from sparton.sgd.train import Fit, fit
+from sparton.sgd.trainer import Schedule, Trained, Trainer
+from tests.unit.test_sgd_kmeans import blobs
+
+Array = NDArray[Any]
+
+ROWS, D, K = 210, 3, 4
+SETTINGS = ClusterSettings(n_clusters=K, scaling="none", epochs=3, batch_size=16, decay=0.95, precision="float64")
+
+
+@dataclass(frozen=True)
+class CutFeed:
+    """Global batches of the same rows on any number of ranks; rank r has those between the r-th and next cut."""
+
+    rows: Array
+    weight: Array
+    cuts: tuple[int, ...]
+    rank: int
+    batch: int = 30
+
+    @property
+    def total(self) -> int:
+        return len(self.rows)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.total // self.batch)
+
+    def nothing(self) -> Batch:
+        return self._taken(np.arange(0))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        order = np.random.default_rng(epoch).permutation(self.total)
+        for step in range(start_step, self.steps):
+            yield self._share(order[step * self.batch : (step + 1) * self.batch])
+
+    def once(self) -> Iterator[Batch]:
+        yield self._share(np.arange(self.total))
+
+    def sample(self, rows: int) -> Iterator[Batch]:
+        yield self._share(np.arange(min(rows, self.total)))
+
+    def _share(self, chosen: Array) -> Batch:
+        return self._taken(np.split(chosen, self.cuts)[self.rank])
+
+    def _taken(self, chosen: Array) -> Batch:
+        return Batch(self.rows[chosen], self.weight[chosen], chosen)
+
+
+def trained_on(connection: Connection, cuts: tuple[int, ...], dtype: str) -> Trained[KMeansState, KMeansStatistics]:
+    rng = np.random.default_rng(9)
+    rows = blobs(ROWS, D, K, seed=4)[0].astype(dtype)
+    feed = CutFeed(rows, rng.integers(0, 3, ROWS).astype(dtype), cuts, connection.world.rank)
+    settings = SETTINGS.model_copy(update={"precision": dtype, "reseed_ratio": 0.7})
+    method = KMeans(settings, Coordinates.of(rows.mean(axis=0).tolist()), 3 * feed.steps, feed.batch)
+    return Trainer(connection, feed, method, Schedule(3, Rule(0.3, None, 0.0), 60)).run()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("cuts", [(11,), (0, 17), (3, 10, 10)])
+def test_ranks_with_ragged_and_empty_shares_compute_what_one_does(
+    cuts: tuple[int, ...], dtype: str, tolerance: float
+) -> None:
+    alone = trained_on(Connection.local(), (), dtype)
+    assert sum(row.reseeded for row in alone.rows) > 0
+    for together in simulate(len(cuts) + 1, lambda connection: trained_on(connection, cuts, dtype)):
+        scale = np.abs(alone.state.centroids).max()
+        assert np.abs(together.state.centroids - alone.state.centroids).max() <= tolerance * scale
+        assert np.allclose(together.state.counts, alone.state.counts, rtol=tolerance)
+        assert np.allclose(together.totals.inertia, alone.totals.inertia, rtol=tolerance)
+        assert together.rows[-1].train_inertia == pytest.approx(alone.rows[-1].train_inertia, rel=tolerance)
+
+
+def test_ranks_hold_the_same_bits_and_stop_together() -> None:
+    rows = blobs(ROWS, D, K, seed=4)[0]
+    settings = SETTINGS.model_copy(update={"epochs": 30, "patience": 4})
+    fits: list[Fit] = simulate(3, lambda connection: fit(rows, settings, connection=connection))
+    assert len(fits[0].curve) < 30
+    for other in fits[1:]:
+        assert np.array_equal(other.state.centroids, fits[0].state.centroids)
+        assert np.array_equal(other.state.counts, fits[0].state.counts)
+        assert other.sizes.sum() == ROWS
+        assert len(other.curve) == len(fits[0].curve)
+
+
+class Killed(Exception):  # noqa: N818
+    """What ends a run in the middle."""
+
+
+@dataclass(frozen=True)
+class DyingFeed(ArrayFeed):
+    """Raises before a step of an epoch."""
+
+    last: tuple[int, int] = (99, 0)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(super().epoch(epoch, start_step), start_step):
+            if (epoch, step) == self.last:
+                raise Killed
+            yield batch
+
+
+def run_with_checkpoints(
+    folder: Path, connection: Connection, last: tuple[int, int] = (99, 0), identity: str = "one"
+) -> Trained[KMeansState, KMeansStatistics]:
+    rows = blobs(ROWS, D, K, seed=4)[0]
+    feed = DyingFeed(connection.world, rows, 16 // connection.world.size, 1, last=last)
+    method = KMeans(SETTINGS, Coordinates.of([0.0] * D), 3 * feed.steps, 16)
+    checkpoints = Checkpoints(connection, str(folder), identity)
+    schedule = Schedule(3, Rule(0.3, 40, 0.0), 60, checkpoint_seconds=0)
+    return Trainer(connection, feed, method, schedule, checkpoints).run()
+
+
+@pytest.mark.parametrize("last", [(0, 1), (1, 0), (1, 7), (2, 13)])
+def test_a_run_killed_at_any_step_ends_with_the_same_bits(tmp_path: Path, last: tuple[int, int]) -> None:
+    whole = run_with_checkpoints(tmp_path / "whole", Connection.local())
+    with pytest.raises(Killed):
+        run_with_checkpoints(tmp_path / "killed", Connection.local(), last)
+    resumed = run_with_checkpoints(tmp_path / "killed", Connection.local())
+    for one, two in zip((*resumed.state, *resumed.totals), (*whole.state, *whole.totals), strict=True):
+        assert np.array_equal(one, two)
+    timeless = [[replace(row, seconds=0, rows_per_second=0) for row in run.rows] for run in (resumed, whole)]
+    assert timeless[0] == timeless[1]
+    again = run_with_checkpoints(tmp_path / "whole", Connection.local(), (0, 0))  # nothing is left to do
+    assert np.array_equal(again.state.centroids, whole.state.centroids)
+
+
+def test_two_ranks_go_on_from_rank_0s_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="Killed"):
+        simulate(2, lambda connection: run_with_checkpoints(tmp_path / "a", connection, (1, 3)))
+    resumed = simulate(2, lambda connection: run_with_checkpoints(tmp_path / "a", connection))
+    whole = simulate(2, lambda connection: run_with_checkpoints(tmp_path / "b", connection))
+    for one, two in zip(resumed, whole, strict=True):
+        assert np.array_equal(one.state.centroids, two.state.centroids)
+    assert len(checkpoint.steps(str(tmp_path / "a"))) == 2
+    with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
+        run_with_checkpoints(tmp_path / "a", Connection.local(), identity="two")
+
+
+def test_every_row_is_fed_once_an_epoch_and_the_sample_is_one_of_all_ranks() -> None:
+    rows, weight = blobs(101, 2, 3)[0].astype(np.float32), np.arange(101.0) + 1
+    samples = []
+    for size in (1, 3):
+        feeds = [ArrayFeed(World(rank, size), rows, 8, 5, weight) for rank in range(size)]
+        for epoch in range(2):
+            found = [list(feed.epoch(epoch)) for feed in feeds]
+            assert {len(batches) for batches in found} == {feeds[0].steps}
+            parts = [batch for batches in found for batch in batches]
+            assert all(batch.rows.shape == (8, 2) for batch in parts)
+            ids = np.concatenate([batch.ids[batch.weight > 0] for batch in parts])
+            assert sorted(ids.tolist()) == list(range(101))
+            assert np.array_equal(np.concatenate([batch.weight[batch.ids >= 0] for batch in parts]), weight[ids])
+            later = list(feeds[0].epoch(epoch, start_step=3))
+            assert np.array_equal(later[0].ids, found[0][3].ids)
+        once = np.concatenate([batch.ids for feed in feeds for batch in feed.once()])
+        assert once.tolist() == list(range(101))
+        samples.append(np.concatenate([batch.ids for feed in feeds for batch in feed.sample(40)]))
+    assert np.array_equal(*samples)
+    assert len(set(samples[0].tolist())) == 40
+
+
+def test_iris_is_clustered_as_well_as_by_lloyds_iteration() -> None:
+    rows = load_iris().data
+    settings = ClusterSettings(n_clusters=3, scaling="none", epochs=30, batch_size=32, decay=0.98)
+    found = [fit(rows, settings.model_copy(update={"seed": seed})) for seed in range(5)]
+    assert np.mean([one.inertia for one in found]) < 1.01 * 78.851
+    label, distance = found[0].clusters.assign(rows)
+    assert np.bincount(label).tolist() == found[0].sizes.tolist()
+    assert float(np.square(distance, dtype=np.float64).sum()) == pytest.approx(found[0].inertia, rel=1e-5)
+    everything = found[0].clusters.distances(rows)
+    assert np.array_equal(everything.argmin(axis=1), label)
+    assert np.allclose(everything.min(axis=1), distance, rtol=1e-4, atol=1e-4)
+
+
+def test_standardised_features_have_equal_say() -> None:
+    rng = np.random.default_rng(0)
+    which = rng.integers(0, 2, 400)
+    rows = np.column_stack([which + rng.normal(0, 0.1, 400), rng.normal(0, 1000, 400), np.full(400, 7.0)])
+    agreement = []
+    for scaling in ("standard", "none"):
+        settings = ClusterSettings(n_clusters=2, epochs=10, batch_size=64, decay=0.98, scaling=scaling)
+        fits = [fit(rows, settings.model_copy(update={"seed": seed})) for seed in range(5)]
+        label = min(fits, key=lambda one: one.inertia).clusters.assign(rows)[0]
+        agreement.append(max((label == which).mean(), (label != which).mean()))
+    assert agreement[0] > 0.95
+    assert agreement[1] < 0.7
+
+
+@pytest.mark.parametrize(
+    ("rows", "weight", "error", "message"),
+    [
+        (np.zeros((0, 2)), None, DataError, r"rows: found float64\[0, 2\], expected real numbers"),
+        (np.zeros((5, 2), int), None, DataError, "rows: found int64"),
+        (np.array([[1.0, 2.0], [1.0, np.nan]]), None, DataError, "column 1 has values that are not finite"),
+        (np.eye(3), np.array([1.0, -1.0, 1.0]), DataError, "weight: found -1.0 in row 1, expected a finite number"),
+        (np.eye(3), np.zeros(3), DataError, "weight: all are 0"),
+        (np.eye(3), np.ones(2), DataError, r"weight: found \[2\] values, expected one for each of 3 rows"),
+        (np.ones((50, 2)), None, TrainingError, "found 1 distinct rows in a sample of 50, expected at least"),
+        (np.eye(3), None, TrainingError, "found 3 rows, expected at least n_clusters=4"),
+    ],
+)
+def test_bad_input_is_named(rows: Array, weight: Array | None, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fit(rows, SETTINGS, weight)
+
+
+def test_all_ranks_say_why_they_cannot_start() -> None:
+    with pytest.raises(TrainingError, match="1 distinct rows in a sample of 48"):
+        simulate(2, lambda connection: fit(np.ones((48, 2)), SETTINGS, connection=connection))
