@@ -48,13 +48,13 @@ def cluster(
     checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if found else ""
 
     def body(staging: str) -> dict[str, Any]:
-        from sparton.distributed.launch import launch
+        from sparton.distributed.launch import launch, needs_spark
         from sparton.sgd.train import check_rows, read_table_set, train
 
         check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
         if force:
             storage.remove(checkpoints)
-        spark = spark_session(settings.spark, "sparton cluster") if settings.launch.workers > 1 else None
+        spark = spark_session(settings.spark, "sparton cluster") if needs_spark(settings.launch) else None
         summary = launch(train, (data, checkpoints, staging, chosen), spark, settings.launch)[0]
         storage.remove(checkpoints)
         return {
