@@ -54,7 +54,7 @@ def import_checkpoint(
     from sparton.ucluster.published_checkpoint import checkpoint_files
 
     prefix = storage.absolute(checkpoint)
-    model = settings.model.model_copy(update={"network": "published"})
+    model = settings.model.published()
     files = tuple(
         CheckpointFile(name=storage.name(path), sha256=storage.sha256(path)) for path in checkpoint_files(prefix)
     )

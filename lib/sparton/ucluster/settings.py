@@ -80,6 +80,10 @@ class ModelSettings(Config):
             return PUBLISHED_SIZES | values
         return values
 
+    def published(self) -> ModelSettings:
+        """Return the published network with the sizes that were named."""
+        return type(self)(**self.model_dump(exclude_unset=True) | {"network": "published"})
+
     @property
     def standardises(self) -> bool:
         """Whether the network shifts and scales its inputs by their statistics."""
