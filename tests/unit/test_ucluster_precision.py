@@ -70,10 +70,10 @@ def bits(step: TrainStep) -> list[bytes]:
     return [variable.numpy().tobytes() for variable in (*step.model.variables, *step.optimiser.variables)]
 
 
-def gradient(training: TrainSettings, settings: ModelSettings = SMALL) -> np.ndarray:
+def gradient(training: TrainSettings, settings: ModelSettings = SMALL, stretch: float = 1.0) -> np.ndarray:
     """Return the gradient of the first step, which Adam's first moments then are but for a factor."""
-    step = step_of(training, settings)
-    step(batch(), SCHEDULE)
+    step, given = step_of(training, settings), batch()
+    step(given | {"features": stretch * given["features"]}, SCHEDULE)
     moments = [variable for variable in step.optimiser.variables if variable.path.endswith("_momentum")]
     assert len(moments) == len(step.model.trainable_variables)
     return np.concatenate([np.ravel(moment.numpy()) for moment in moments]) / (1 - step.optimiser.beta_1)
@@ -134,18 +134,24 @@ NEAR = {"bfloat16": 0.5, "float16": 0.04}
 """Distance of gradients in units of their length.
 
 A jet that rounding moves to the other side of a kink, ReLU's or of who is whose neighbour, changes it by 0.1: one of 48
-jets, with few channels. In float16 the seed leaves none there, in bfloat16 some always are.
+jets, with few channels. In float16 most batches have none, in bfloat16 some.
 """
+
+STRETCHES = (1.0, 1.1, 1.2)
+"""Factors of the features, which make batches that are rounded differently."""
 
 
 @EAGER
 @BOTH
 @pytest.mark.parametrize("precision", HALF)
 def test_gradients_are_near_those_of_single_precision(settings: ModelSettings, precision: Precision) -> None:
-    expected = gradient(TRAINING, settings)
-    found = gradient(training_with(precision=precision, loss_scale=MODEST), settings)
-    distance = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    assert 0 < distance < NEAR[precision]
+    half = training_with(precision=precision, loss_scale=MODEST)
+    distances = []
+    for stretch in STRETCHES:
+        expected, found = gradient(TRAINING, settings, stretch), gradient(half, settings, stretch)
+        distances.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert min(distances) > 0
+    assert np.median(distances) < NEAR[precision], distances
 
 
 @EAGER
