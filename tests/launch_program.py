@@ -25,6 +25,7 @@ from sparton.errors import TrainingError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LEFT_BEHIND_S = 20.0  # more than a worker whose driver is gone gives itself
 MARK = "SPARTON_LAUNCH_TEST"
 COMMON = {"start_timeout_s": 300, "environment": {MARK: str(os.getpid())}}
 
@@ -78,8 +79,15 @@ def lost_executor(spark: SparkSession, note: str) -> dict[str, Any]:
 
 
 def left_behind() -> list[int]:
-    """Return the training processes of this program that still run when all launches are over."""
-    time.sleep(1)
+    """Return the training processes of this program that still run some time after all launches are over."""
+    deadline = time.monotonic() + LEFT_BEHIND_S
+    while (found := marked()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def marked() -> list[int]:
+    """Return the training processes of this program."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
