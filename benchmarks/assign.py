@@ -26,7 +26,7 @@ from sparton.ml.ucluster import UClusterModel
 from sparton.physics.features import ucluster_features
 from sparton.ucluster import bundle, predict
 from sparton.ucluster.networks import create
-from sparton.ucluster.settings import InputSpec, ModelSettings
+from sparton.ucluster.settings import PUBLISHED_SIZES, InputSpec, ModelSettings
 from tests.synthetic import random_jets
 
 RESULTS = Path(__file__).parent / "results"
@@ -110,7 +110,7 @@ def _write_jets(folder: Path, files: int) -> tuple[Any, Any]:
 
 
 def _write_bundle(folder: str, features: Any, n_particles: Any) -> None:
-    spec, settings = FeatureSpec(n_particles=SLOTS), ModelSettings()
+    spec, settings = FeatureSpec(n_particles=SLOTS), ModelSettings(**PUBLISHED_SIZES)
     real = features[np.arange(SLOTS) < n_particles[:, None]]
     inputs = InputSpec(
         feature_names=spec.feature_names,
