@@ -110,7 +110,7 @@ def _write_jets(folder: Path, files: int) -> tuple[Any, Any]:
 
 
 def _write_bundle(folder: str, features: Any, n_particles: Any) -> None:
-    spec, settings = FeatureSpec(n_particles=SLOTS), ModelSettings(**PUBLISHED_SIZES)
+    spec, settings = FeatureSpec(n_particles=SLOTS), ModelSettings(**PUBLISHED_SIZES | {"jet_block": (64,)})
     real = features[np.arange(SLOTS) < n_particles[:, None]]
     inputs = InputSpec(
         feature_names=spec.feature_names,
