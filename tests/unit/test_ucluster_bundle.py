@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparton import storage
+from sparton import checksums, storage
 from sparton.errors import DataError
 from sparton.ucluster import bundle, predict
 from tests.clouds import SMALL, SMALL_PUBLISHED, clouds, inputs, network
@@ -95,8 +95,7 @@ def test_missing_file_is_named(folder: str, name: str) -> None:
 
 
 def resum(folder: str) -> None:
-    sums = "".join(f"{storage.sha256(storage.join(folder, name))}  {name}\n" for name in bundle.CHECKED)
-    storage.write_text(storage.join(folder, bundle.SUMS), sums)
+    checksums.write(folder, bundle.CHECKED)
 
 
 def test_other_format_is_refused(folder: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparton import storage
+from sparton import checksums, storage
 from sparton.config import Config, validate
 from sparton.data.featurize import FeatureSpec
 from sparton.errors import ConfigError, DataError
@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from sparton.ucluster.networks import Network
 
 FORMAT = 1
-WEIGHTS, DESCRIPTION, METRICS, CURVE, SUMS = (
-    "weights.weights.h5",
-    "model.json",
-    "metrics.json",
-    "training_curve.csv",
-    "SHA256SUMS",
-)
+WEIGHTS, DESCRIPTION, METRICS, CURVE = "weights.weights.h5", "model.json", "metrics.json", "training_curve.csv"
 CHECKED = (WEIGHTS, DESCRIPTION, METRICS, CURVE)
-FILES = (*CHECKED, SUMS)
+FILES = (*CHECKED, checksums.SUMS)
 
 
 class Description(Config):
@@ -92,8 +86,7 @@ def save(folder: str, model: Network, description: Description, metrics: dict[st
     storage.write_json(storage.join(folder, DESCRIPTION), description.model_dump(mode="json"))
     storage.write_json(storage.join(folder, METRICS), metrics)
     storage.write_text(storage.join(folder, CURVE), curve)
-    sums = [f"{storage.sha256(storage.join(folder, name))}  {name}\n" for name in CHECKED]
-    storage.write_text(storage.join(folder, SUMS), "".join(sums))
+    checksums.write(folder, CHECKED)
 
 
 def verify(folder: str) -> None:
@@ -104,18 +97,7 @@ def verify(folder: str) -> None:
     DataError
         Naming the file that is missing or whose checksum is wrong.
     """
-    path = storage.join(folder, SUMS)
-    if not storage.exists(path):
-        raise DataError(f"{path}: no such file; expected a model bundle, made by 'sparton train'")
-    recorded = {
-        name: digest for digest, _, name in (line.partition("  ") for line in storage.read_text(path).split("\n"))
-    }
-    for name in CHECKED:
-        file = storage.join(folder, name)
-        if not storage.exists(file):
-            raise DataError(f"{file}: no such file; the bundle is incomplete, train again or copy it whole")
-        if recorded.get(name) != storage.sha256(file):
-            raise DataError(f"{file}: SHA-256 is not the one in {SUMS}; the bundle is damaged, copy it anew")
+    checksums.verify(folder, CHECKED, "a model bundle, made by 'sparton train'")
 
 
 def read_description(folder: str) -> Description:

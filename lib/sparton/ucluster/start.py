@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparton import storage
+from sparton import checksums, storage
 from sparton.data.manifest import Manifest
 from sparton.errors import ConfigError
 from sparton.ucluster import bundle
@@ -79,4 +79,4 @@ def identity(training: TrainSettings) -> list[object]:
     plain = training.model_dump(mode="json", exclude={"start_from"})
     if training.start_from is None:
         return [plain]
-    return [plain, storage.sha256(storage.join(training.start_from, bundle.SUMS))]
+    return [plain, storage.sha256(storage.join(training.start_from, checksums.SUMS))]
