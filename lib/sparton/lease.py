@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import socket
@@ -72,6 +73,7 @@ def held(filesystem: Any, path: str, what: str) -> Iterator[Callable[[], None]]:
         If another run holds it; also from the function, if another run has taken it over.
     """
     mine = Owner.mine()
+    sweep(filesystem, path)
     _take(filesystem, path, mine, what)
     ended = threading.Event()
     thread = threading.Thread(target=_keep, args=(filesystem, path, mine, ended), daemon=True)
@@ -88,6 +90,17 @@ def held(filesystem: Any, path: str, what: str) -> Iterator[Callable[[], None]]:
         ended.set()
         thread.join()
         _discard(filesystem, path, mine.token)
+
+
+def sweep(filesystem: Any, path: str) -> None:
+    """Remove what processes left beside the lock file ``path`` that died while they took it or gave it back."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return  # nothing is written aside there
+    for aside in glob.glob(f"{glob.escape(path)}.*"):
+        found = _read(filesystem, aside)
+        if found is not None and found.is_dead():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(aside)
 
 
 def _take(filesystem: Any, path: str, mine: Owner, what: str) -> None:

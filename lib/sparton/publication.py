@@ -78,7 +78,7 @@ def recover(output: str) -> None:
 
 
 def release(output: str) -> None:
-    """Remove the lock of ``output`` that a process left which died.
+    """Remove the lock of ``output``, and what belongs to it, that a process left which died.
 
     Raises
     ------
@@ -88,6 +88,8 @@ def release(output: str) -> None:
     if storage.exists(_lock_file(output)):
         with _lock(output):
             pass  # taken over from the dead, it ends with this block
+    else:
+        lease.sweep(*storage.filesystem_of(_lock_file(output)))
 
 
 def require_whole(folder: str) -> None:

@@ -233,12 +233,24 @@ def test_a_writer_killed_at_any_moment_leaves_a_sound_checkpoint(tmp_path: Path)
         np.testing.assert_array_equal(loaded[0]["w"], np.full(50_000, step))
         last = step
     save_steps(tmp_path, last + 1)
-    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+    # A file that was killed before it said whose it is counts as its writer's for some minutes.
+    left = [path for path in tmp_path.iterdir() if not checkpoint.FOLDER_NAME.fullmatch(path.name)]
+    assert [path for path in left if path.is_dir() or path.stat().st_size > 0] == []
 
 
-def test_lock_that_a_killed_writer_left_of_its_last_checkpoint_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_of_another_step_is_removed(tmp_path: Path) -> None:
     save_steps(tmp_path, 1)
-    lock = tmp_path / ".step-000000001.lock"
+    (tmp_path / "step-000000007.staging-ab").mkdir()
+    (tmp_path / ".step-000000007.retired").mkdir()
+    save_steps(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001", "step-000000002"]
+
+
+@pytest.mark.parametrize("name", [".step-000000001.lock", ".step-000000001.lock.ab12", ".step-000000002.lock.ab12"])
+def test_lock_that_a_killed_writer_left_is_removed(tmp_path: Path, name: str) -> None:
+    """Also what it wrote aside for one, or put aside to give one back."""
+    save_steps(tmp_path, 1)
+    lock = tmp_path / name
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     owner = dataclasses.replace(lease.Owner.mine(), pid=dead.pid, token="dead")

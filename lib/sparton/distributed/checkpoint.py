@@ -23,7 +23,7 @@ from sparton.errors import DataError
 FORMAT = 1
 STATE, METADATA, SUMS = "state.npz", "metadata.json", "SHA256SUMS"
 FOLDER_NAME = re.compile(r"step-(\d{9,})")
-STAGING_NAME = re.compile(r"\.step-\d{9,}\.(staging-.*|retired)")  # what a killed publication leaves behind
+STAGING_NAME = re.compile(r"step-\d{9,}\.staging-.*|\.step-\d{9,}\.retired")  # what a killed publication leaves behind
 ARRAY_NAME = "array-{:05d}"
 # NumPy's own format loses the names of these types, so their bytes are stored as unsigned integers.
 EXTENSION_TYPES = {
