@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparton.data.plan import EpochPlan, plan_epoch
+from sparton.data.plan import EpochPlan, Position, plan_epoch
 from sparton.errors import UsageError
 
 SHARDS = st.lists(st.integers(0, 40), min_size=0, max_size=12)
@@ -135,3 +135,42 @@ def test_ranks_and_steps_outside_the_plan_are_refused() -> None:
         plan.rows(2, 0)
     with pytest.raises(UsageError, match="step 2"):
         plan.rows(0, 2)
+
+
+@given(SHARDS, st.lists(st.tuples(WORLDS, st.integers(0, 6)), min_size=1, max_size=4), st.integers(1, 12))
+@settings(deadline=None)
+def test_worlds_that_take_over_within_an_epoch_read_every_row_once(
+    shards: list[int], worlds: list[tuple[int, int]], batch: int
+) -> None:
+    """Each world makes some steps; the last one those that remain. Both ways of reading a plan give the same rows."""
+    position = Position.start(worlds[0][0], epoch=3)
+    found: Counter[tuple[int, int]] = Counter()
+    for number, (world, steps) in enumerate(worlds):
+        position = position.taken_over(world)
+        plan = position.plan(shards, batch, seed=5)
+        assert plan.world_size == world
+        before = sum(len(rows_of(plan, rank)[: position.step * batch]) for rank in range(world))
+        assert plan.total - before == sum(shards) - found.total()
+        last = plan.steps if number == len(worlds) - 1 else min(position.step + steps, plan.steps)
+        for rank in range(world):
+            segments = list(plan.segments(rank, position.step))
+            assert plan.shards(rank, position.step).tolist() == [segment.shard for segment in segments]
+            rows = rows_of(plan, rank)
+            ahead = [(segment.shard, row) for segment in segments for row in segment.rows.tolist()]
+            assert ahead == rows[position.step * batch :]
+            found.update(rows[position.step * batch : last * batch])
+        while position.step < last:
+            position = position.advanced()
+    assert found == Counter((shard, row) for shard, rows in enumerate(shards) for row in range(rows))
+
+
+def test_a_world_of_the_same_size_goes_on_in_its_own_plan() -> None:
+    position = Position.start(2).advanced()
+    assert position.taken_over(2) == position
+    assert position.taken_over(3).parts == ((2, 1), (3, 0))
+    assert position.taken_over(3).taken_over(4).parts == ((2, 1), (4, 0))
+    assert Position.start(2).taken_over(3) == Position.start(3)
+    assert position.taken_over(3).taken_over(2).parts == ((2, 1), (2, 0))
+    assert position.at_start is False
+    assert position.taken_over(3).at_start is False
+    assert Position.start(2).taken_over(3).at_start is True
