@@ -28,6 +28,8 @@ from sparton.data.settings import TRAIN
 from sparton.distributed.world import Connection
 from sparton.report.baselines import BaselineResult
 from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
+from sparton.ucluster.curve import CurveRow
+from sparton.ucluster.epochs import JOINT
 from sparton.ucluster.losses import squared_distances
 from sparton.ucluster.networks import Network, create
 from sparton.ucluster.precision import POLICIES
@@ -211,13 +213,12 @@ class StudyTrainer(Trainer):
         network.build()
         return network
 
-    def _save(self, epoch: int, step: int) -> None:
-        # Before the checkpoint: where that is there, so is the record.
-        joint = epoch >= self.settings.pretrain_epochs
-        record = {"epoch": epoch + 1, "joint": joint, **self.scores(self.clusters(placed=joint))}
-        storage.write_json(str(self.folder / f"epoch-{epoch + 1:03d}.json"), record)
+    def epoch_ended(self, row: CurveRow) -> None:
+        """Write what labels say, before the checkpoint: where that is there, so is the record."""
+        joint = row.phase == JOINT
+        record = {"epoch": row.epoch, "joint": joint, **self.scores(self.clusters(placed=joint))}
+        storage.write_json(str(self.folder / f"epoch-{row.epoch:03d}.json"), record)
         logger.info("%s: test accuracy %.4f", self.item.name, record["accuracy"])
-        super()._save(epoch, step)
 
     def clusters(self, placed: bool) -> NDArray[np.int64]:
         """Return the cluster of each test jet; while no centroids are placed, by those that training would place."""
@@ -283,7 +284,8 @@ class Supervised(StudyTrainer):
 
     def batches(self, plan: EpochPlan) -> tf.data.Dataset:
         """Return the batches with the class in place of the mass bin; padding has class 0 and weight 0."""
-        data = batches(self.set_folder, self.manifest, TRAIN, plan, 0, columns=(*COLUMNS, "jet_id"))
+        start = self.progress.position.step
+        data = batches(self.set_folder, self.manifest, TRAIN, plan, 0, start, (*COLUMNS, "jet_id"))
         ids, labels = tf.constant(self._ids), tf.constant(self._labels)
 
         def labelled(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -300,7 +302,8 @@ class Supervised(StudyTrainer):
 class CentroidsEachEpoch(StudyTrainer):
     """Centroids are sought anew before each joint epoch."""
 
-    def _epoch(self, epoch: int) -> None:
-        if epoch > self.settings.pretrain_epochs:
+    def _epoch(self) -> None:
+        position = self.progress.position
+        if position.epoch > self.settings.pretrain_epochs and position.at_start:
             self._place_centroids()
-        super()._epoch(epoch)
+        super()._epoch()

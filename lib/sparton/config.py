@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +29,10 @@ class Config(BaseModel):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the canonical JSON form, equal for equal settings."""
         return fingerprint(self.model_dump(mode="json"))
+
+    def without(self, *names: str) -> Self:
+        """Return a copy in which the settings of these names have their defaults."""
+        return self.model_copy(update={name: type(self).model_fields[name].get_default() for name in names})
 
     def to_yaml(self) -> str:
         """Return the settings as YAML text that :func:`load_config` reads back to an equal object."""

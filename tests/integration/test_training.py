@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,7 @@ from sparton.distributed.world import Connection
 from sparton.errors import ConfigError, DataError, TrainingError
 from sparton.optim.settings import LossScaleSettings
 from sparton.ucluster import bundle
+from sparton.ucluster.progress import Progress
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.train import Trainer, TrainingSummary, train
 from tests.clouds import SMALL
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 
 JETS = 700
 TRAINING = TrainSettings(batch_size=64, pretrain_epochs=2, joint_epochs=2, learning_rate=3e-3, centroid_rows=200)
+
+TIMED = {"jets_per_second", "seconds"}
+"""Columns of the curve that differ from run to run."""
 
 SUMMATION = 5e-4
 """What the order of FP32 sums may change after six steps, in units of each variable's largest value or, if that is
@@ -100,31 +107,99 @@ def test_without_joint_epochs_the_clusters_are_those_of_the_pretrained_embedding
     assert len(np.unique(centroids.round(4), axis=0)) == SMALL.n_clusters
 
 
-@pytest.mark.parametrize("finished", [1, 2, 3])
-def test_resumed_training_ends_with_the_same_bits(
-    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
-) -> None:
-    run(training_set, tmp_path / "whole")
-    original = Trainer._epoch
+@contextlib.contextmanager
+def killed_after(steps: int) -> Iterator[None]:
+    """Let a training in this process die when it has made this many steps, and would make the next one."""
+    original = Progress.add
 
-    def killed(trainer: Trainer, epoch: int) -> None:
-        if epoch == finished:
+    def add(progress: Progress, losses: list[float]) -> None:
+        if progress.steps == steps:
             raise KeyboardInterrupt
-        original(trainer, epoch)
+        original(progress, losses)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_epoch", killed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "add", add)
         with pytest.raises(KeyboardInterrupt):
-            run(training_set, tmp_path / "parts")
-    assert not (tmp_path / "parts" / "bundle").exists()
-    run(training_set, tmp_path / "parts")
-    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True):
-        np.testing.assert_array_equal(one, other)
+            yield
 
 
-def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(
-    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def assert_equal_bits(one: Path, other: Path) -> None:
+    for first, second in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    """Return the training curve without what was timed."""
+    rows = csv.DictReader(io.StringIO((folder / "bundle" / "training_curve.csv").read_text()))
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(training_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(training_set, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("seconds", "deaths"),
+    [
+        pytest.param(0.0, (1, 5, 13), id="within an epoch, again and again"),
+        pytest.param(0.0, (18, 22), id="at the beginning of the joint phase and within it"),
+        pytest.param(3600.0, (9, 20, 35), id="between epochs"),
+    ],
+)
+def test_resumed_training_ends_with_the_same_bits(
+    training_set: str, tmp_path: Path, uninterrupted: Path, seconds: float, deaths: tuple[int, ...]
 ) -> None:
+    """However often it dies, weights and curve are those of the uninterrupted one, whatever is saved how often."""
+    training = TRAINING.model_copy(update={"checkpoint_seconds": seconds, "checkpoints_kept": 3})
+    for steps in deaths:
+        with killed_after(steps):
+            run(training_set, tmp_path, training)
+        saved = checkpoint.steps(str(tmp_path / "checkpoints"))
+        assert saved[-1:] == ([steps] if seconds == 0 else [steps - steps % 9])
+    assert not (tmp_path / "bundle").exists()
+    summary = run(training_set, tmp_path, training)
+    assert summary.steps == 36
+    assert_equal_bits(tmp_path, uninterrupted)
+    assert curve(tmp_path) == curve(uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    training_set: str, tmp_path: Path, uninterrupted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = TRAINING.model_copy(update={"checkpoint_seconds": 0.0})
+    with killed_after(14):
+        run(training_set, tmp_path, training)
+    last = tmp_path / "checkpoints" / "step-000000014" / "state.npz"
+    last.write_bytes(last.read_bytes()[:-100])
+    with caplog.at_level(logging.INFO):
+        run(training_set, tmp_path, training)
+    assert "step-000000014" in caplog.text
+    assert "resuming in epoch 2 of 4, at step 5 of 9" in caplog.text
+    assert_equal_bits(tmp_path, uninterrupted)
+
+
+def test_another_number_of_workers_goes_on_with_the_rows_that_are_left(
+    training_set: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One rank reads 3 batches of 64 of the epoch's 560 jets, two read what is left; both say what that changes."""
+    training = TRAINING.model_copy(update={"checkpoint_seconds": 0.0})
+    rows = read_manifest(training_set).rows(TRAIN)
+    with killed_after(9 + 3):
+        run(training_set, tmp_path, training)
+    with caplog.at_level(logging.INFO):
+        first, second = simulate(2, lambda connection: run(training_set, tmp_path, training, connection))
+    assert "the checkpoint is of 1 workers, this run has 2" in caplog.text
+    assert "a step takes 128 rows instead of 64" in caplog.text
+    rest = -(-(rows - 3 * 64) // 128)
+    assert first.steps == second.steps == 9 + 3 + rest + 2 * -(-rows // 128)
+    assert first.last["val_focal"] == pytest.approx(second.last["val_focal"])
+    assert float(curve(tmp_path)[-1]["train_focal"]) < float(curve(tmp_path)[0]["train_focal"])
+
+
+def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(training_set: str, tmp_path: Path) -> None:
     """The centroids of the bundle are kept; a checkpoint of a training from another bundle is refused."""
     for seed in (1, 2):
         run(training_set, tmp_path / f"start{seed}", TRAINING.model_copy(update={"seed": seed, "joint_epochs": 0}))
@@ -135,17 +210,8 @@ def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(
     for one, other in zip(trainer.model.variables, weights(tmp_path / "start1"), strict=True):
         np.testing.assert_array_equal(one, other)
     run(training_set, tmp_path / "whole", further)
-    original = Trainer._epoch
-
-    def killed(trainer: Trainer, epoch: int) -> None:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        original(trainer, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_epoch", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(training_set, tmp_path / "parts", further)
+    with killed_after(9):
+        run(training_set, tmp_path / "parts", further)
     elsewhere = further.model_copy(update={"start_from": str(tmp_path / "start2" / "bundle")})
     with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
         run(training_set, tmp_path / "parts", elsewhere)
@@ -194,30 +260,18 @@ HALF = TRAINING.model_copy(
 )
 
 
-def test_half_precision_resumes_to_the_same_bits_and_tells_what_it_skipped(
-    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_precision_resumes_to_the_same_bits_and_tells_what_it_skipped(training_set: str, tmp_path: Path) -> None:
     summary = run(training_set, tmp_path / "whole", HALF)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "whole" / "bundle" / "training_curve.csv").read_text())))
     assert summary.skipped == sum(int(row["skipped"]) for row in rows) > 4
     assert float(rows[0]["loss_scale"]) < HALF.loss_scale.initial
     assert float(rows[-1]["train_focal"]) < float(rows[0]["train_focal"])
-    original = Trainer._epoch
-
-    def killed(trainer: Trainer, epoch: int) -> None:
-        if epoch == 2:
-            raise KeyboardInterrupt
-        original(trainer, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_epoch", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(training_set, tmp_path / "parts", HALF)
-    resumed = run(training_set, tmp_path / "parts", HALF)
-    timed = {"jets_per_second", "seconds"}
-    assert {name: value for name, value in resumed.last.items() if name not in timed} == {
-        name: value for name, value in summary.last.items() if name not in timed
-    }
+    often = HALF.model_copy(update={"checkpoint_seconds": 0.0})
+    with killed_after(21):
+        run(training_set, tmp_path / "parts", often)
+    resumed = run(training_set, tmp_path / "parts", often)
+    assert resumed.skipped == summary.skipped
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
     for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -75,6 +75,8 @@ def write_activation(layout: Layout, java: Java) -> None:
         "# Written by tools/setup_env.py. Use: . .venv/sparton-env",
         # Another Spark's or Python's settings would lead this environment astray.
         "unset PYTHONHOME PYTHONPATH SPARK_HOME PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON",
+        # Each worker would compile TensorFlow anew, which takes longer than the rest of its start.
+        "unset PYTHONDONTWRITEBYTECODE",
         f"export JAVA_HOME={shlex.quote(str(java.home))}",
         f"export SPARK_CONF_DIR={shlex.quote(str(layout.root / 'conf'))}",
         f'export PATH={shlex.quote(str(layout.python.parent))}:"$JAVA_HOME/bin:$PATH"',

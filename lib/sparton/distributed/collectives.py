@@ -69,6 +69,10 @@ class Collectives(ABC):
     def barrier(self) -> None:
         """Return when every rank has called it."""
 
+    @abstractmethod
+    def waited(self) -> float:
+        """Return the seconds that this rank has spent in collectives so far, waiting for slower ranks included."""
+
 
 class LocalCollectives(Collectives):
     """The collectives of a process that is alone: every sum is the value itself."""
@@ -94,6 +98,10 @@ class LocalCollectives(Collectives):
 
     def barrier(self) -> None:
         """Return at once."""
+
+    def waited(self) -> float:
+        """Return 0: there is nobody to wait for."""
+        return 0.0
 
 
 def encode(value: Any) -> bytes:

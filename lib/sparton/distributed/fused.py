@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from sparton.distributed.collectives import Collectives, check_root, check_rows, decode, encode, raw
+from sparton.distributed.stall import Activity
 from sparton.errors import TrainingError
 
 
@@ -22,11 +23,17 @@ class FusedCollectives(Collectives):
     ----------
     rank, size
         The place of this process in the world.
+
+    Attributes
+    ----------
+    activity
+        What tells a collective that never ends from a long computation, and how long all have taken.
     """
 
     def __init__(self, rank: int, size: int) -> None:
         self._rank = rank
         self._size = size
+        self.activity = Activity()
 
     @abstractmethod
     def _sum_vector(self, vector: tf.Tensor, name: str) -> tf.Tensor:
@@ -59,7 +66,7 @@ class FusedCollectives(Collectives):
         if not values:
             return
         packed = np.concatenate([_bytes_of(value) for value in values])
-        received = self._broadcast_bytes(packed, root)
+        received = self._broadcast(packed, root)
         if self._rank != root:
             _assign(targets, values, received)
 
@@ -67,9 +74,9 @@ class FusedCollectives(Collectives):
         """Send the length of the JSON text, then the text."""
         check_root(root, self._size)
         text = encode(value) if self._rank == root else b""
-        length = self._broadcast_bytes(np.array([len(text)], np.int64).view(np.uint8), root).view(np.int64)[0]
+        length = self._broadcast(np.array([len(text)], np.int64).view(np.uint8), root).view(np.int64)[0]
         data = np.frombuffer(text, np.uint8) if self._rank == root else np.zeros(length, np.uint8)
-        return decode(self._broadcast_bytes(data, root).tobytes())
+        return decode(self._broadcast(data, root).tobytes())
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Compare the row layouts of all ranks, then gather the rows as bytes.
@@ -81,7 +88,7 @@ class FusedCollectives(Collectives):
         """
         array = check_rows(array)
         layout = f"{array.dtype}{list(array.shape[1:])}"
-        headers = self._gather_rows(np.array([[len(array), zlib.crc32(layout.encode())]], np.int64))
+        headers = self._gather(np.array([[len(array), zlib.crc32(layout.encode())]], np.int64))
         differing = np.flatnonzero(headers[:, 1] != headers[0, 1])
         if differing.size:
             raise TrainingError(
@@ -89,12 +96,24 @@ class FusedCollectives(Collectives):
                 f"rank {self._rank} has {layout}"
             )
         width = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
-        rows = self._gather_rows(_bytes_of(array).reshape(len(array), width)) if width else np.zeros(0, np.uint8)
+        rows = self._gather(_bytes_of(array).reshape(len(array), width)) if width else np.zeros(0, np.uint8)
         return rows.reshape(-1).view(array.dtype).reshape(int(headers[:, 0].sum()), *array.shape[1:])
 
     def barrier(self) -> None:
         """Gather one number of each rank."""
-        self._gather_rows(np.zeros((1, 1), np.int64))
+        self._gather(np.zeros((1, 1), np.int64))
+
+    def waited(self) -> float:
+        """Return the seconds that this rank has spent in collectives so far, waiting for slower ranks included."""
+        return self.activity.seconds()
+
+    def _gather(self, rows: NDArray[Any]) -> NDArray[Any]:
+        with self.activity.during():
+            return self._gather_rows(rows)
+
+    def _broadcast(self, data: NDArray[Any], root: int) -> NDArray[Any]:
+        with self.activity.during():
+            return self._broadcast_bytes(data, root)
 
     def _sum_same_type(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         vector = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
@@ -108,7 +127,7 @@ class FusedCollectives(Collectives):
 
         @tf.custom_gradient
         def summed(value: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            return self._sum_vector(value, name), backward
+            return self.activity.around(lambda operand: self._sum_vector(operand, name), value), backward
 
         return summed(vector)
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from sparton.distributed import devices
 from sparton.distributed.fused import FusedCollectives
-from sparton.distributed.stall import Activity
 from sparton.distributed.supervisor import GPU_VARIABLE
 
 
@@ -31,22 +30,16 @@ class HorovodCollectives(FusedCollectives):
 
     Inside a graph, the name by which Horovod matches the ranks' requests is fixed here rather than derived from
     tensors, whose names differ when one rank has traced more than another.
-
-    Attributes
-    ----------
-    activity
-        What tells a collective that never ends from a long computation.
     """
 
     def __init__(self, rank: int) -> None:
         super().__init__(rank, hvd.size())
-        self.activity = Activity()
 
     def _sum_vector(self, vector: tf.Tensor, name: str) -> tf.Tensor:
-        return self.activity.around(lambda value: hvd.allreduce(value, op=hvd.Sum, name=name), vector)
+        return hvd.allreduce(vector, op=hvd.Sum, name=name)
 
     def _gather_rows(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(self.activity.around(hvd.allgather, tf.constant(rows)))
+        return np.asarray(hvd.allgather(tf.constant(rows)))
 
     def _broadcast_bytes(self, data: NDArray[Any], root: int) -> NDArray[Any]:
-        return np.asarray(self.activity.around(lambda value: hvd.broadcast(value, root), tf.constant(data)))
+        return np.asarray(hvd.broadcast(tf.constant(data), root))

@@ -1,7 +1,12 @@
-"""Going on with a training from its last checkpoint: the same on all ranks, with the same settings and data only."""
+"""Going on with a training from its last checkpoint: the same on all ranks, with the same settings and data only.
+
+The world may have another size: it goes on at the same point of the data (:class:`sparton.data.plan.Position`).
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparton.data.plan import Position
 from sparton.distributed import checkpoint
 from sparton.distributed.world import Connection
 from sparton.errors import TrainingError
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Checkpoints:
     """The checkpoints of one training.
 
@@ -28,12 +36,23 @@ class Checkpoints:
         What decides the result: settings and data, as a fingerprint.
     keep
         How many to keep.
+    seconds
+        Time from one to the next within an epoch.
     """
 
     connection: Connection
     folder: str
     identity: str
     keep: int = 2
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for one within an epoch; on rank 0 alone, which writes: saving is no collective."""
+        return self.connection.world.is_root and time.monotonic() - self._saved >= self.seconds
 
     def restore(self, empty: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
         """Return arrays and notes of the last checkpoint on all ranks, or None where there is none.
@@ -67,9 +86,49 @@ class Checkpoints:
         return broadcast_arrays(self.connection, state if state else empty), notes
 
     def save(self, step: int, state: Mapping[str, NDArray[Any]], notes: Mapping[str, Any]) -> None:
-        """Write a checkpoint; rank 0 alone does."""
-        if self.connection.world.is_root:
-            checkpoint.save(self.folder, state, {"step": step, "identity": self.identity, **notes}, self.keep)
+        """Write a checkpoint; rank 0 alone does.
+
+        Raises
+        ------
+        TrainingError
+            If a value is not finite, before anything is written: the last checkpoint stays a good one.
+        """
+        if not self.connection.world.is_root:
+            return
+        bad = [name for name, value in state.items() if not _finite(value)]
+        if bad:
+            raise TrainingError(
+                f"{bad[0]} is not finite after step {step} ({len(bad)} of {len(state)} variables are not); "
+                f"{self.last()}. Lower the learning rate, or look for extreme values in the data"
+            )
+        checkpoint.save(self.folder, state, {"step": step, "identity": self.identity, **notes}, self.keep)
+        self._saved = time.monotonic()
+
+    def last(self) -> str:
+        """Return what an error says of the last checkpoint."""
+        saved = checkpoint.steps(self.folder)
+        return f"the last good checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
+
+
+def take_over(position: Position, world_size: int, batch_size: int) -> Position:
+    """Return the position at which a world of this size goes on; where it is of another size, say what that changes."""
+    before = position.world_size
+    if world_size != before:
+        logger.warning(
+            "the checkpoint is of %d workers, this run has %d: it goes on with the rows that they have left, but a "
+            "step takes %d rows instead of %d, so the result is not that of an uninterrupted run of either",
+            before,
+            world_size,
+            world_size * batch_size,
+            before * batch_size,
+        )
+    return position.taken_over(world_size)
+
+
+def _finite(value: NDArray[Any]) -> bool:
+    if value.dtype.kind in "biuUS":
+        return True
+    return bool(np.isfinite(value).all())
 
 
 def broadcast_arrays(connection: Connection, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

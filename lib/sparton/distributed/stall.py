@@ -6,9 +6,10 @@ list of ranks instead of resizing it, so the inspector sees a world without rank
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,27 +19,45 @@ POLL_S = 0.5
 
 
 class Activity:
-    """Counts the collectives that a rank has begun and ended, those inside graphs included."""
+    """Counts and times the collectives that a rank has begun and ended, those inside graphs included.
+
+    The time of one begins when its operand is there; on a GPU, when the work that makes it is queued.
+    """
 
     def __init__(self) -> None:
         with tf.init_scope(), tf.device("/cpu:0"):
             self._begun = tf.Variable(0, dtype=tf.int64, trainable=False)
             self._ended = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
     def around(self, operation: Callable[[tf.Tensor], tf.Tensor], value: tf.Tensor) -> tf.Tensor:
         """Return ``operation(value)``, counted as begun when ``value`` is there and as ended with the result."""
         with tf.control_dependencies([value]):
-            begun = self._begun.assign_add(1)
-        with tf.control_dependencies([begun]):
+            begun, start = self._begun.assign_add(1), tf.timestamp()
+        with tf.control_dependencies([begun, start]):
             result = operation(tf.identity(value))
         with tf.control_dependencies([result]):
-            ended = self._ended.assign_add(1)
-        with tf.control_dependencies([ended]):
+            ended, end = self._ended.assign_add(1), tf.timestamp()
+        spent = self._seconds.assign_add(end - start)
+        with tf.control_dependencies([ended, spent]):
             return tf.identity(result)
+
+    @contextlib.contextmanager
+    def during(self) -> Iterator[None]:
+        """Count and time what the block does, which is no graph, as one collective."""
+        self._begun.assign_add(1)
+        start = time.perf_counter()
+        yield
+        self._ended.assign_add(1)
+        self._seconds.assign_add(time.perf_counter() - start)
 
     def counts(self) -> tuple[int, int]:
         """Return how many collectives have begun and ended so far; callable from any thread."""
         return int(self._begun.numpy()), int(self._ended.numpy())
+
+    def seconds(self) -> float:
+        """Return how long this rank has been in collectives so far."""
+        return float(self._seconds.numpy())
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sparton import storage
+from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, kept
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
-from sparton.pipeline.training import IDENTITY_CHARACTERS, Workers
 
 SHOWN_SIZES = 20
 
@@ -42,21 +42,18 @@ def cluster(
         If there are fewer distinct rows than clusters, slots are missing, a worker fails or ranks disagree.
     """
     data, chosen = settings.folder("set", input), settings.cluster
-    sections = {"cluster": chosen, "workers": Workers(count=settings.launch.workers)}
+    sections = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
     call = StageCall("cluster", sections, {"set": data}, settings.folder("model", output), settings, force)
-    found = storage.exists(data)
-    checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if found else ""
+    checkpoints = checkpoint_folder(call) if storage.exists(data) else ""
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.distributed.launch import launch, needs_spark
         from sparton.sgd.train import check_rows, read_table_set, train
 
         check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
-        if force:
-            storage.remove(checkpoints)
         spark = spark_session(settings.spark, "sparton cluster") if needs_spark(settings.launch) else None
-        summary = launch(train, (data, checkpoints, staging, chosen), spark, settings.launch)[0]
-        storage.remove(checkpoints)
+        with kept(checkpoints, force):
+            summary = launch(train, (data, checkpoints, staging, chosen), spark, settings.launch)[0]
         return {
             "workers": settings.launch.workers,
             "steps": summary.steps,

@@ -7,23 +7,16 @@ import time
 from typing import Any
 
 from sparton import storage
-from sparton.config import Config
 from sparton.distributed import external
 from sparton.distributed.launch import launch, needs_spark
 from sparton.distributed.world import described
+from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, kept
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
-
-IDENTITY_CHARACTERS = 16
+from sparton.pipeline.times import time_figures
 
 logger = logging.getLogger(__name__)
-
-
-class Workers(Config):
-    """The number of workers, which with the batch of each decides the global batch."""
-
-    count: int
 
 
 def train(
@@ -32,7 +25,7 @@ def train(
     """Train UCluster and publish the bundle.
 
     Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
-    that was killed is continued from there; ``force`` starts anew.
+    that was killed is continued from there, by another number of workers too; ``force`` starts anew.
 
     Under horovodrun or MPI every process calls this. Rank 0 is the one that publishes; the others train with it.
 
@@ -63,11 +56,11 @@ def train(
     inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
     training = settings.train.model_copy(update={"start_from": inputs.get("bundle")})
     # Of the bundle its content counts, as that of every input, and not its place.
-    deciding = training.model_copy(update={"start_from": None})
-    sections = {"model": settings.model, "train": deciding, "workers": Workers(count=settings.launch.workers)}
+    deciding = training.deciding().model_copy(update={"start_from": None})
+    sections = {"model": settings.model, "train": deciding, WORKERS: Workers(count=settings.launch.workers)}
     call = StageCall("train", sections, inputs, settings.folder("model", output), settings, force)
     found = all(storage.exists(folder) for folder in inputs.values())
-    checkpoints = settings.folder(f"checkpoints/{call.fingerprint()[:IDENTITY_CHARACTERS]}") if found else ""
+    checkpoints = checkpoint_folder(call) if found else ""
     world = described()
     if world is not None and not world.is_root:
         arguments = (data, checkpoints, "", settings.model, training)
@@ -83,20 +76,19 @@ def train(
         check_centroids(settings.model, training, manifest)
         if training.start_from is not None:
             check_fits(read_description(training.start_from), training.start_from, settings.model, manifest)
-        if force:
-            storage.remove(checkpoints)
         spark = spark_session(settings.spark, "sparton train") if needs_spark(settings.launch) else None
         arguments = (data, checkpoints, staging, settings.model, training)
-        if world is not None:
-            external.summon(settings.launch, start=True)
-        summary = launch(train_ucluster, arguments, spark, settings.launch)[0]
-        storage.remove(checkpoints)
+        with kept(checkpoints, force):
+            if world is not None:
+                external.summon(settings.launch, start=True)
+            summary = launch(train_ucluster, arguments, spark, settings.launch)[0]
         return {
             "workers": settings.launch.workers,
             "steps": summary.steps,
             **({} if summary.skipped is None else {"skipped steps": summary.skipped}),
             "epochs": summary.epochs,
             "jets/s": summary.jets_per_second,
+            **time_figures(summary.times),
         }
 
     result = run_stage(call, body)

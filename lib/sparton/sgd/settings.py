@@ -91,6 +91,6 @@ class ClusterSettings(Config):
         """Rows of the sample that the first centroids are chosen from."""
         return self.start_rows or max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * self.n_clusters)
 
-    def deciding(self) -> dict[str, object]:
-        """Return what decides the result, without what merely keeps it safe on the way."""
-        return self.model_dump(mode="json", exclude={"checkpoints_kept", "checkpoint_seconds"})
+    def deciding(self) -> ClusterSettings:
+        """Return these settings without those that merely keep the training safe on the way."""
+        return self.without("checkpoints_kept", "checkpoint_seconds")

@@ -97,7 +97,7 @@ def train(
     _verify_shards(connection, set_folder, manifest)
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
     feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed)
-    identity = fingerprint([settings.deciding(), manifest.model_dump(mode="json")])
+    identity = fingerprint([settings.deciding().model_dump(mode="json"), manifest.model_dump(mode="json")])
     checkpoints = Checkpoints(connection, checkpoint_folder, identity, settings.checkpoints_kept)
     trained = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
     if connection.world.is_root:

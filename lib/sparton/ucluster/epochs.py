@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from sparton.ucluster.curve import CurveRow
 from sparton.ucluster.monitor import Observation
-from sparton.ucluster.step import Losses, Schedule
+from sparton.ucluster.progress import Progress
+from sparton.ucluster.step import Schedule
 
 PRETRAIN, JOINT = "pretrain", "joint"
 
@@ -15,18 +16,13 @@ PRETRAIN, JOINT = "pretrain", "joint"
 def epoch_row(
     epoch: int,
     joint: bool,
-    step: int,
-    means: Losses,
+    progress: Progress,
     observed: Observation | None,
     schedule: Schedule,
-    speed: float,
-    seconds: float,
     loss_scale: float | None,
 ) -> CurveRow:
-    """Return the epoch's row; before the centroids exist there is nothing to say of clusters.
-
-    ``means`` are those of the losses, with the number of skipped steps.
-    """
+    """Return the epoch's row, all its steps being made; before the centroids exist there is no word of clusters."""
+    means = progress.means()
 
     def seen(name: str) -> float | None:
         value = None if observed is None else getattr(observed, name)
@@ -35,7 +31,7 @@ def epoch_row(
     return CurveRow(
         epoch=epoch + 1,
         phase=JOINT if joint else PRETRAIN,
-        step=step,
+        step=progress.steps,
         train_focal=means.focal,
         train_clustering=means.clustering if joint else None,
         val_focal=seen("focal"),
@@ -45,8 +41,8 @@ def epoch_row(
         smallest_cluster=seen("smallest_cluster") if joint else None,
         distance_ratio=seen("distance_ratio") if joint else None,
         changed=seen("changed") if joint else None,
-        jets_per_second=round(speed, 1),
-        seconds=round(seconds, 3),
+        jets_per_second=round(progress.jets / progress.seconds, 1),
+        seconds=round(progress.seconds, 3),
         loss_scale=loss_scale,
         skipped=None if loss_scale is None else int(means.skipped),
     )

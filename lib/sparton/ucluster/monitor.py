@@ -45,7 +45,13 @@ class Observation:
 
 
 class Monitor:
-    """Looks at the validation split after each epoch; every rank reads its part, the figures are of all of it."""
+    """Looks at the validation split after each epoch; every rank reads its part, the figures are of all of it.
+
+    Attributes
+    ----------
+    clusters
+        Cluster of each jet of the split when it was last looked at, int32[n] in the order of the files; -1 before.
+    """
 
     def __init__(
         self, connection: Connection, folder: str, manifest: Manifest, model: Network, settings: TrainSettings
@@ -56,7 +62,7 @@ class Monitor:
         self._rows = manifest.shard_rows(SPLIT) if SPLIT in manifest.splits else ()
         self._settings = settings
         self._model = model
-        self._previous: NDArray[np.int32] | None = None
+        self.clusters: NDArray[np.int32] = np.full(sum(self._rows), -1, np.int32)
         self._run = tf.function(self._batch, reduce_retracing=True)
 
     def observe(self, alpha: float) -> Observation | None:
@@ -78,11 +84,11 @@ class Monitor:
         return self._combine(sums, np.concatenate(clusters)[: plan.row_count(rank)])
 
     def _combine(self, sums: NDArray[np.float64], cluster: NDArray[np.int32]) -> Observation:
-        changed = float("nan") if self._previous is None else float(np.count_nonzero(self._previous != cluster))
-        self._previous = cluster
-        gathered = self._connection.collectives.allgather(np.append(sums, changed)[None])
-        jets, focal_sum, clustering_sum, ratio, *sizes, changed = gathered.sum(axis=0).tolist()
-        return Observation(focal_sum / jets, clustering_sum / jets, min(sizes) / jets, ratio / jets, changed / jets)
+        gather = self._connection.collectives.allgather
+        jets, focal_sum, clustering_sum, ratio, *sizes = gather(sums[None]).sum(axis=0).tolist()
+        before, self.clusters = self.clusters, gather(cluster)
+        changed = float("nan") if np.any(before < 0) else float(np.count_nonzero(before != self.clusters)) / jets
+        return Observation(focal_sum / jets, clustering_sum / jets, min(sizes) / jets, ratio / jets, changed)
 
     def _batch(self, batch: dict[str, tf.Tensor], alpha: tf.Tensor) -> tuple[tf.Tensor, Any]:
         weight = batch["weight"]

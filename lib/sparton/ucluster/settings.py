@@ -216,6 +216,8 @@ class TrainSettings(Config):
         Seed of the first weights, of the order of the jets and of the centroids.
     checkpoints_kept
         Checkpoints that are kept while training.
+    checkpoint_seconds
+        Seconds from one checkpoint to the next within an epoch; there is one after each epoch in any case.
     """
 
     batch_size: int = Field(default=128, ge=1)
@@ -246,6 +248,7 @@ class TrainSettings(Config):
     loss_scale: LossScaleSettings = LossScaleSettings()
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
+    checkpoint_seconds: NonNegative = 60.0
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> TrainSettings:
@@ -256,6 +259,10 @@ class TrainSettings(Config):
         if not self.pretrain_epochs and self.start_from is None:
             raise ValueError("pretrain_epochs 0 needs start_from, a bundle whose network is trained already")
         return self
+
+    def deciding(self) -> TrainSettings:
+        """Return these settings without those that merely keep the training safe on the way."""
+        return self.without("checkpoints_kept", "checkpoint_seconds")
 
     @property
     def scales_loss(self) -> bool:

@@ -76,7 +76,7 @@ def check_fits(description: bundle.Description, folder: str, model: ModelSetting
 
 def identity(training: TrainSettings) -> list[object]:
     """Return what decides the result of a training: of the bundle that it starts from the content, not the place."""
-    plain = training.model_dump(mode="json", exclude={"start_from"})
+    plain = training.deciding().model_dump(mode="json", exclude={"start_from"})
     if training.start_from is None:
         return [plain]
     return [plain, storage.sha256(storage.join(training.start_from, checksums.SUMS))]

@@ -1,7 +1,7 @@
 """Training of UCluster: the mass bins first, then mass bins and clusters together, the same code on 1 or N ranks.
 
-Rank 0 writes: a checkpoint after each epoch, the bundle at the end. A run that finds a checkpoint of the same settings
-and data continues from it and ends with the same weights as one that was never interrupted.
+Rank 0 writes: checkpoints after each epoch and in between, the bundle at the end. A run that finds a checkpoint of the
+same settings and data continues from it and ends with the same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from sparton.config import fingerprint
 from sparton.data.batches import batches, data_errors
 from sparton.data.manifest import bad_shards, read_manifest
-from sparton.data.plan import EpochPlan, plan_epoch
+from sparton.data.plan import EpochPlan, Position, plan_epoch
 from sparton.data.settings import TRAIN
-from sparton.distributed import agreement, checkpoint
+from sparton.distributed import agreement
+from sparton.distributed.resumption import Checkpoints, take_over
+from sparton.distributed.times import Stopwatch, WorkerTimes
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
@@ -30,6 +32,7 @@ from sparton.ucluster.curve import CurveRow, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.networks import Network
+from sparton.ucluster.progress import Progress
 from sparton.ucluster.schedule import schedule_at
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import first_network, identity
@@ -37,6 +40,9 @@ from sparton.ucluster.step import Losses, Schedule, TrainStep
 from sparton.versions import installed_versions
 
 COLUMNS = ("features", "n_particles", "target")
+
+CLUSTERS = "monitor/clusters"
+"""Name in a checkpoint of what :class:`Monitor` has seen last."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +61,8 @@ class TrainingSummary:
         Bytes of gradients that each rank passed to the exchange in a step.
     skipped
         Steps that changed nothing since gradients overflowed; None where no gradient is float16.
+    times
+        What the workers have spent, and on what.
     last
         Figures of the last epoch.
     """
@@ -64,6 +72,7 @@ class TrainingSummary:
     jets_per_second: float
     exchange_bytes: int
     skipped: int | None
+    times: WorkerTimes
     last: dict[str, Any]
 
 
@@ -114,29 +123,35 @@ class Trainer:
         self.settings = training
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
-        self.checkpoint_folder = checkpoint_folder
+        self.progress = Progress(Position.start(connection.world.size))
+        self.watch = Stopwatch(connection.collectives, self.progress.times)
         self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
         self.rows: list[CurveRow] = []
-        self._identity = fingerprint(
-            [model.model_dump(mode="json"), *identity(training), self.manifest.model_dump(mode="json")]
+        decisive = [model.model_dump(mode="json"), *identity(training), self.manifest.model_dump(mode="json")]
+        self.checkpoints = Checkpoints(
+            connection, checkpoint_folder, fingerprint(decisive), training.checkpoints_kept, training.checkpoint_seconds
         )
+        self._epoch_steps = self.plan().steps
+        self._traced = False
         self._check_rows()
 
     def run(self, bundle_folder: str) -> TrainingSummary:
         """Train from the last checkpoint, or from the start, to the last epoch, and write the bundle."""
         self._verify_shards()
-        first = self._resume()
+        self._resume()
         self._agree()
-        for epoch in range(first, self.settings.epochs):
-            self._epoch(epoch)
+        while self.progress.position.epoch < self.settings.epochs:
+            self._epoch()
         if not self.settings.joint_epochs:
             self._place_centroids()
+        self.watch.lap("other")
+        times = WorkerTimes.gathered(self.connection, self.progress.times)
         if self.connection.world.is_root:
-            self._write_bundle(bundle_folder)
+            self._write_bundle(bundle_folder, times)
         self.connection.collectives.barrier()
-        return self._summary()
+        return self._summary(times)
 
     def _verify_shards(self) -> None:
         """Compare the checksums of the rank's share of the shards: a damaged one would train without a word.
@@ -156,63 +171,71 @@ class Trainer:
         """Return the network that training begins with."""
         return first_network(model, self.settings, self.manifest)
 
-    def plan(self, epoch: int) -> EpochPlan:
-        """Return who reads what in an epoch."""
-        world, settings = self.connection.world, self.settings
-        return plan_epoch(self.manifest.shard_rows(TRAIN), world.size, settings.batch_size, settings.seed, epoch)
+    def plan(self) -> EpochPlan:
+        """Return who reads what in this epoch, or what is left of it."""
+        settings = self.settings
+        return self.progress.position.plan(self.manifest.shard_rows(TRAIN), settings.batch_size, settings.seed)
 
     def batches(self, plan: EpochPlan) -> tf.data.Dataset:
-        """Return this rank's batches of an epoch, with what a step reads."""
-        return batches(self.set_folder, self.manifest, TRAIN, plan, self.connection.world.rank, columns=COLUMNS)
+        """Return this rank's next batches of an epoch, with what a step reads."""
+        rank, start = self.connection.world.rank, self.progress.position.step
+        return batches(self.set_folder, self.manifest, TRAIN, plan, rank, start, COLUMNS)
 
-    def schedule(self, epoch: int, step: int, steps: int) -> Schedule:
-        """Return the schedule of step ``step`` of ``steps`` in an epoch."""
-        return schedule_at(self.settings, self.connection.world.size, epoch, step, steps, self.step.skipped)
+    def schedule(self, plan: EpochPlan, step: int) -> Schedule:
+        """Return the schedule of a step of a plan: that of the step as far from the epoch's end as it is."""
+        size, epoch, steps = self.connection.world.size, self.progress.position.epoch, self._epoch_steps
+        return schedule_at(self.settings, size, epoch, steps - plan.steps + step, steps, self.step.skipped)
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self) -> None:
+        progress = self.progress
+        epoch = progress.position.epoch
         joint = epoch >= self.settings.pretrain_epochs
-        if epoch == self.settings.pretrain_epochs:
+        if epoch == self.settings.pretrain_epochs and progress.position.at_start:
             self._place_centroids()
-        plan = self.plan(epoch)
-        started = time.perf_counter()
-        means = self._steps(epoch, plan)
-        seconds = time.perf_counter() - started
-        last = self.schedule(epoch, plan.steps - 1, plan.steps)
+        plan = self.plan()
+        self._steps(plan)
+        last = self.schedule(plan, plan.steps - 1)
         observed = self.monitor.observe(last.alpha)
         self._agree()
         scale = None if self.step.loss_scale is None else self.step.loss_scale.scale
-        row = epoch_row(
-            epoch, joint, (epoch + 1) * plan.steps, means, observed, last, plan.total / seconds, seconds, scale
-        )
+        row = epoch_row(epoch, joint, progress, observed, last, scale)
         self.rows.append(row)
         logger.info(epoch_line(row, self.settings.epochs))
-        if self.connection.world.is_root:
-            self._save(epoch, row.step)
+        self.epoch_ended(row)
+        progress.next_epoch(self.connection.world.size)
+        self._save()
         self.connection.collectives.barrier()
 
-    def _steps(self, epoch: int, plan: EpochPlan) -> Losses:
-        """Run an epoch's steps; return the mean losses over its jets, their number and that of skipped steps."""
-        data = self.batches(plan)
-        sums, jets, skipped = np.zeros(4), 0.0, 0.0
-        with data_errors():
-            for number, batch in enumerate(data):
-                losses = self.step(batch, self.schedule(epoch, number, plan.steps))
-                values = [float(value) for value in losses]
-                self._check_finite(values[:4], epoch, number)
-                sums += np.asarray(values[:4]) * values[4]
-                jets += values[4]
-                skipped += values[5]
-        total, focal, clustering, balance = (sums / jets).tolist()
-        return Losses(total, focal, clustering, balance, jets, skipped)
+    def epoch_ended(self, row: CurveRow) -> None:
+        """Do what an epoch ends with, before it is in a checkpoint."""
 
-    def _check_finite(self, values: list[float], epoch: int, step: int) -> None:
+    def _steps(self, plan: EpochPlan) -> None:
+        """Run the steps of an epoch that are left."""
+        progress, watch = self.progress, self.watch
+        watch.lap("other")
+        before, started = progress.seconds, time.perf_counter()
+        with data_errors():
+            for batch in watch.reading(self.batches(plan)):
+                losses = self.step(batch, self.schedule(plan, progress.position.step))
+                values = [float(value) for value in losses]
+                self._check_finite(values[:4])
+                progress.add(values)
+                progress.seconds = before + time.perf_counter() - started
+                # The first step of a process is traced, which is no training.
+                watch.lap("compute" if self._traced else "other")
+                self._traced = True
+                if self.checkpoints.due and progress.position.step < plan.steps:
+                    self._save()
+                    watch.lap("other")
+
+    def _check_finite(self, values: list[float]) -> None:
         bad = [name for name, value in zip(Losses._fields, values, strict=False) if not math.isfinite(value)]
         if bad:
-            saved = checkpoint.steps(self.checkpoint_folder)
-            last = f"the last checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
+            position = self.progress.position
             raise TrainingError(
-                f"the {bad[-1]} loss is {values[Losses._fields.index(bad[-1])]} in epoch {epoch + 1}, step {step + 1}; "
-                f"{last}. Lower train.learning_rate or train.beta, or look for broken jets in the set"
+                f"the {bad[-1]} loss is {values[Losses._fields.index(bad[-1])]} in epoch {position.epoch + 1}, "
+                f"step {position.step + 1}; {self.checkpoints.last()}. Lower train.learning_rate or train.beta, "
+                "or look for broken jets in the set"
             )
 
     def _place_centroids(self) -> None:
@@ -255,52 +278,48 @@ class Trainer:
         embedding, logits = (gather(np.concatenate(parts)[:rows]) for parts in zip(*found, strict=True))
         return embedding, logits
 
-    def _resume(self) -> int:
-        """Take the state of the last checkpoint, or rank 0's fresh one; return the first epoch to run."""
-        state: dict[str, NDArray[Any]] = {}
-        saved: dict[str, Any] | None = None
-        if self.connection.world.is_root:
-            found = checkpoint.latest(self.checkpoint_folder)
-            if found is not None:
-                state, saved = found
-        saved = self.connection.collectives.broadcast_object(saved)
-        if saved is not None:
-            self._check_identity(saved)
-            self._restore(state)
-        self.connection.collectives.broadcast(self.step.variables)
-        if saved is None:
-            return 0
-        self.rows = [CurveRow(**row) for row in saved["rows"]]
-        epoch = int(saved["epoch"]) + 1
-        self.monitor.observe(self.settings.alpha_start)
-        logger.info("resuming after epoch %d of %d", epoch, self.settings.epochs)
-        return epoch
-
-    def _check_identity(self, saved: dict[str, Any]) -> None:
-        if saved["identity"] != self._identity:
-            raise TrainingError(
-                f"{self.checkpoint_folder}: the checkpoint is of other settings or data; name another folder, "
-                "or remove it to start anew"
-            )
-
-    def _restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def _resume(self) -> None:
+        """Take the state of the last checkpoint, or rank 0's fresh one."""
+        found = self.checkpoints.restore(self._state())
+        if found is None:
+            self.connection.collectives.broadcast(self.step.variables)
+            return
+        state, notes = found
         for name, variable in self._named().items():
-            if self.connection.world.is_root:
-                variable.assign(state[name])
+            variable.assign(state[name])
+        self.monitor.clusters = state[CLUSTERS]
+        self.rows = [CurveRow(**row) for row in notes["rows"]]
+        progress, size = Progress.of(notes["progress"]), self.connection.world.size
+        progress.position = take_over(progress.position, size, self.settings.batch_size)
+        self.progress = progress
+        self.watch = Stopwatch(self.connection.collectives, progress.times)
+        position = progress.position
+        if position.epoch < self.settings.epochs:
+            logger.info(
+                "resuming in epoch %d of %d, at step %d of %d",
+                position.epoch + 1,
+                self.settings.epochs,
+                position.step + 1,
+                self.plan().steps,
+            )
 
     def _named(self) -> dict[str, Any]:
         return {f"{index:04d}:{variable.path}": variable for index, variable in enumerate(self.step.variables)}
 
+    def _state(self) -> dict[str, NDArray[Any]]:
+        """Return what a checkpoint holds, beside the progress."""
+        return {name: variable.numpy() for name, variable in self._named().items()} | {CLUSTERS: self.monitor.clusters}
+
     def _agree(self) -> None:
         agreement.check(self.connection, self._named())
 
-    def _save(self, epoch: int, step: int) -> None:
-        state = {name: variable.numpy() for name, variable in self._named().items()}
-        rows = [row.to_json() for row in self.rows]
-        notes = {"step": step, "epoch": epoch, "identity": self._identity, "rows": rows}
-        checkpoint.save(self.checkpoint_folder, state, notes, self.settings.checkpoints_kept)
+    def _save(self) -> None:
+        if not self.connection.world.is_root:
+            return
+        notes = {"progress": self.progress.to_json(), "rows": [row.to_json() for row in self.rows]}
+        self.checkpoints.save(self.progress.steps, self._state(), notes)
 
-    def _write_bundle(self, folder: str) -> None:
+    def _write_bundle(self, folder: str, times: WorkerTimes) -> None:
         description = bundle.Description(
             format=bundle.FORMAT,
             model=self.model.settings,
@@ -310,13 +329,14 @@ class Trainer:
             | {"workers": self.connection.world.size, "jets": self.manifest.rows(TRAIN)},
             versions=installed_versions(),
         )
-        bundle.save(folder, self.model, description, self.rows[-1].to_json(), to_csv(self.rows))
+        metrics = {**self.rows[-1].to_json(), "workers": times.workers, **times.figures()}
+        bundle.save(folder, self.model, description, metrics, to_csv(self.rows))
 
     def _check_rows(self) -> None:
         if not self.manifest.rows(TRAIN):
             raise TrainingError(f"{self.set_folder}: the train split is empty; prepare a larger set")
 
-    def _summary(self) -> TrainingSummary:
+    def _summary(self, times: WorkerTimes) -> TrainingSummary:
         jets = sum(row.jets_per_second * row.seconds for row in self.rows)
         seconds = sum(row.seconds for row in self.rows)
         last = self.rows[-1]
@@ -326,5 +346,6 @@ class Trainer:
             jets_per_second=round(jets / seconds, 1),
             exchange_bytes=self.step.exchange_bytes,
             skipped=None if self.step.loss_scale is None else self.step.skipped,
+            times=times,
             last=last.to_json(),
         )

@@ -1,0 +1,68 @@
+"""How far a training is: its place in the data, and what the epoch has had so far."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sparton.data.plan import Position
+from sparton.distributed.times import Times
+from sparton.ucluster.step import Losses
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside variables; everything is JSON-able.
+
+    Attributes
+    ----------
+    position
+        The next step, and the epoch that it belongs to.
+    steps
+        Steps made in all.
+    sums
+        Of the losses total, focal, clustering and balance over the jets of this epoch so far.
+    jets, skipped
+        Their number, and that of the steps that changed nothing.
+    seconds
+        Time of the epoch's steps so far.
+    times
+        What this rank has spent in all.
+    """
+
+    position: Position
+    steps: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    jets: float = 0.0
+    skipped: float = 0.0
+    seconds: float = 0.0
+    times: Times = field(default_factory=Times)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Progress:
+        """Return what :meth:`to_json` made plain."""
+        position = Position(values["position"]["epoch"], tuple(map(tuple, values["position"]["parts"])))
+        return cls(**{**values, "position": position, "times": Times(**values["times"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def add(self, losses: list[float]) -> None:
+        """Count a step with these :class:`Losses`."""
+        jets, skipped = losses[4:]
+        self.sums = [total + loss * jets for total, loss in zip(self.sums, losses[:4], strict=True)]
+        self.jets += jets
+        self.skipped += skipped
+        self.steps += 1
+        self.position = self.position.advanced()
+
+    def means(self) -> Losses:
+        """Return the mean losses over the jets of this epoch so far, their number and that of skipped steps."""
+        total, focal, clustering, balance = (value / self.jets for value in self.sums)
+        return Losses(total, focal, clustering, balance, self.jets, self.skipped)
+
+    def next_epoch(self, world_size: int) -> None:
+        """Go to the beginning of the next epoch."""
+        self.position = Position.start(world_size, self.position.epoch + 1)
+        self.sums, self.jets, self.skipped, self.seconds = [0.0] * 4, 0.0, 0.0, 0.0
