@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import logging
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -36,8 +38,13 @@ from tests.synthetic import jets_table
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# Workers cannot import this module.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
 JETS = 700
 TRAINING = TrainSettings(batch_size=64, pretrain_epochs=2, joint_epochs=2, learning_rate=3e-3, centroid_rows=200)
+
+STEPS = 8  # of an epoch, by one rank
 
 TIMED = {"jets_per_second", "seconds"}
 """Columns of the curve that differ from run to run."""
@@ -83,20 +90,52 @@ def named_weights(folder: Path) -> dict[str, np.ndarray]:
     return {variable.path: np.array(variable) for variable in bundle.load(str(folder / "bundle")).model.variables}
 
 
-def test_training_learns_and_leaves_bundle_curve_and_checkpoints(training_set: str, tmp_path: Path) -> None:
-    summary = run(training_set, tmp_path)
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "bundle" / "training_curve.csv").read_text())))
+def curve_text(folder: Path) -> str:
+    return (folder / "bundle" / "training_curve.csv").read_text()
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    """Return the training curve without what was timed."""
+    rows = csv.DictReader(io.StringIO(curve_text(folder)))
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(training_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(training_set, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_seed(training_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other")
+    run(training_set, folder, TRAINING.model_copy(update={"seed": 6}))
+    return folder
+
+
+def test_training_learns_and_leaves_bundle_curve_and_checkpoints(uninterrupted: Path) -> None:
+    rows = curve(uninterrupted)
     assert [row["phase"] for row in rows] == ["pretrain", "pretrain", "joint", "joint"]
     assert float(rows[-1]["train_focal"]) < float(rows[0]["train_focal"])
     assert rows[0]["alpha"] == ""
     assert float(rows[2]["alpha"]) == TRAINING.alpha_start
     assert float(rows[3]["alpha"]) == TRAINING.alpha_end
     assert 0 < float(rows[-1]["smallest_cluster"]) <= 1 / 3
-    assert summary.epochs == 4
-    assert summary.steps == int(rows[-1]["step"])
-    assert len(checkpoint.steps(str(tmp_path / "checkpoints"))) == TRAINING.checkpoints_kept
-    centroids = bundle.load(str(tmp_path / "bundle")).centroids
+    assert int(rows[-1]["step"]) == 4 * STEPS
+    assert len(checkpoint.steps(str(uninterrupted / "checkpoints"))) == TRAINING.checkpoints_kept
+    centroids = bundle.load(str(uninterrupted / "bundle")).centroids
     assert len(np.unique(centroids.round(4), axis=0)) == SMALL.n_clusters
+
+
+def test_the_report_of_time_adds_up(uninterrupted: Path) -> None:
+    metrics = json.loads((uninterrupted / "bundle" / "metrics.json").read_text())
+    shares = [metrics[f"{part}_share"] for part in ("input", "compute", "exchange", "other")]
+    assert sum(shares) == pytest.approx(1)
+    assert shares[2] == 0
+    assert metrics["workers"] == metrics["efficiency_outside_exchange"] == 1
+    steps = sum(float(row["seconds"]) for row in csv.DictReader(io.StringIO(curve_text(uninterrupted))))
+    assert metrics["worker_s"] == metrics["efficiency_corrected_worker_s"] == metrics["mean_training_s"] > steps
 
 
 def test_without_joint_epochs_the_clusters_are_those_of_the_pretrained_embedding(
@@ -128,25 +167,12 @@ def assert_equal_bits(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(first, second)
 
 
-def curve(folder: Path) -> list[dict[str, str]]:
-    """Return the training curve without what was timed."""
-    rows = csv.DictReader(io.StringIO((folder / "bundle" / "training_curve.csv").read_text()))
-    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(training_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    run(training_set, folder)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("seconds", "deaths"),
     [
-        pytest.param(0.0, (1, 5, 13), id="within an epoch, again and again"),
-        pytest.param(0.0, (18, 22), id="at the beginning of the joint phase and within it"),
-        pytest.param(3600.0, (9, 20, 35), id="between epochs"),
+        pytest.param(0.0, (1, 13), id="within an epoch, twice"),
+        pytest.param(0.0, (16, 22), id="before the first centroids and after them"),
+        pytest.param(3600.0, (20,), id="where the epoch begins"),
     ],
 )
 def test_resumed_training_ends_with_the_same_bits(
@@ -158,10 +184,10 @@ def test_resumed_training_ends_with_the_same_bits(
         with killed_after(steps):
             run(training_set, tmp_path, training)
         saved = checkpoint.steps(str(tmp_path / "checkpoints"))
-        assert saved[-1:] == ([steps] if seconds == 0 else [steps - steps % 9])
+        assert saved[-1:] == ([steps] if seconds == 0 else [steps - steps % STEPS])
     assert not (tmp_path / "bundle").exists()
     summary = run(training_set, tmp_path, training)
-    assert summary.steps == 36
+    assert summary.steps == 4 * STEPS
     assert_equal_bits(tmp_path, uninterrupted)
     assert curve(tmp_path) == curve(uninterrupted)
 
@@ -177,57 +203,53 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     with caplog.at_level(logging.INFO):
         run(training_set, tmp_path, training)
     assert "step-000000014" in caplog.text
-    assert "resuming in epoch 2 of 4, at step 5 of 9" in caplog.text
+    assert "resuming in epoch 2 of 4, at step 6 of 8" in caplog.text
     assert_equal_bits(tmp_path, uninterrupted)
 
 
 def test_another_number_of_workers_goes_on_with_the_rows_that_are_left(
     training_set: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One rank reads 3 batches of 64 of the epoch's 560 jets, two read what is left; both say what that changes."""
+    """One rank reads 3 batches of 64 of the epoch's jets, two read what is left; both say what that changes."""
     training = TRAINING.model_copy(update={"checkpoint_seconds": 0.0})
     rows = read_manifest(training_set).rows(TRAIN)
-    with killed_after(9 + 3):
+    with killed_after(STEPS + 3):
         run(training_set, tmp_path, training)
     with caplog.at_level(logging.INFO):
         first, second = simulate(2, lambda connection: run(training_set, tmp_path, training, connection))
     assert "the checkpoint is of 1 workers, this run has 2" in caplog.text
     assert "a step takes 128 rows instead of 64" in caplog.text
+    assert rows > 7 * 64
     rest = -(-(rows - 3 * 64) // 128)
-    assert first.steps == second.steps == 9 + 3 + rest + 2 * -(-rows // 128)
+    assert first.steps == second.steps == STEPS + 3 + rest + 2 * -(-rows // 128)
     assert first.last["val_focal"] == pytest.approx(second.last["val_focal"])
     assert float(curve(tmp_path)[-1]["train_focal"]) < float(curve(tmp_path)[0]["train_focal"])
 
 
-def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(training_set: str, tmp_path: Path) -> None:
+def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(
+    training_set: str, tmp_path: Path, uninterrupted: Path, other_seed: Path
+) -> None:
     """The centroids of the bundle are kept; a checkpoint of a training from another bundle is refused."""
-    for seed in (1, 2):
-        run(training_set, tmp_path / f"start{seed}", TRAINING.model_copy(update={"seed": seed, "joint_epochs": 0}))
-    start = str(tmp_path / "start1" / "bundle")
-    further = TRAINING.model_copy(update={"pretrain_epochs": 0, "joint_epochs": 2, "start_from": start})
+    start = str(uninterrupted / "bundle")
+    further = TRAINING.model_copy(update={"pretrain_epochs": 0, "start_from": start})
     trainer = Trainer(Connection.local(), training_set, str(tmp_path / "none"), SMALL, further)
     trainer._place_centroids()
-    for one, other in zip(trainer.model.variables, weights(tmp_path / "start1"), strict=True):
+    for one, other in zip(trainer.model.variables, weights(uninterrupted), strict=True):
         np.testing.assert_array_equal(one, other)
     run(training_set, tmp_path / "whole", further)
-    with killed_after(9):
+    with killed_after(STEPS):
         run(training_set, tmp_path / "parts", further)
-    elsewhere = further.model_copy(update={"start_from": str(tmp_path / "start2" / "bundle")})
+    elsewhere = further.model_copy(update={"start_from": str(other_seed / "bundle")})
     with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
         run(training_set, tmp_path / "parts", elsewhere)
     shutil.copytree(start, tmp_path / "copy")
     run(training_set, tmp_path / "parts", further.model_copy(update={"start_from": str(tmp_path / "copy")}))
-    for one, other in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_equal_bits(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_equal_seeds_give_equal_models_and_others_do_not(training_set: str, tmp_path: Path) -> None:
-    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1})
-    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        run(training_set, tmp_path / name, short.model_copy(update={"seed": seed}))
-    first, same, other = (weights(tmp_path / name) for name in "abc")
-    assert all(np.array_equal(x, y) for x, y in zip(first, same, strict=True))
-    assert any(not np.array_equal(x, y) for x, y in zip(first, other, strict=True))
+def test_other_seeds_give_other_models(uninterrupted: Path, other_seed: Path) -> None:
+    pairs = zip(weights(uninterrupted), weights(other_seed), strict=True)
+    assert any(not np.array_equal(one, other) for one, other in pairs)
 
 
 def test_first_centroids_do_not_depend_on_the_number_of_ranks(training_set: str, tmp_path: Path) -> None:
@@ -276,44 +298,54 @@ def test_half_precision_resumes_to_the_same_bits_and_tells_what_it_skipped(train
         np.testing.assert_array_equal(one, other)
 
 
-def test_two_horovod_workers_train_in_half_precision(spark: SparkSession, training_set: str, tmp_path: Path) -> None:
-    """Both ways; the ranks compare their variables, the loss scale among them, after each epoch."""
-    training = HALF.model_copy(update={"pretrain_epochs": 4, "joint_epochs": 1})
-    folders = (str(tmp_path / "checkpoints"), str(tmp_path / "bundle"))
-    workers = LaunchSettings(workers=2, start_timeout_s=240, threads_per_worker=1)
-    first, second = launch(train, (training_set, *folders, SMALL, training), spark, workers)
-    assert first.skipped == second.skipped
-    assert first.skipped is not None
-    assert 0 < first.skipped < first.steps
-    assert (
-        first.exchange_bytes
-        == second.exchange_bytes
-        == 2 * sum(value.size for name, value in named_weights(tmp_path).items() if "moving" not in name)
-    )
-    assert first.last["val_focal"] == pytest.approx(second.last["val_focal"])
-    assert all(np.isfinite(value).all() for value in named_weights(tmp_path).values())
+def two_trainings(
+    connection: Connection, training_set: str, folders: dict[str, Path], model: ModelSettings, trainings: dict[str, Any]
+) -> dict[str, TrainingSummary]:
+    """What one launch does, since each costs half a minute."""
+    return {
+        name: train(
+            connection, training_set, str(folder / "checkpoints"), str(folder / "bundle"), model, trainings[name]
+        )
+        for name, folder in folders.items()
+    }
 
 
 def test_two_horovod_workers_train_what_one_process_trains(
     spark: SparkSession, training_set: str, tmp_path: Path
 ) -> None:
-    """An epoch is one step of the whole split, so that both see the same global batches: B and B, or 2 B."""
-    half = -(-read_manifest(training_set).rows(TRAIN) // 2)
-    training = TRAINING.model_copy(update={"pretrain_epochs": 4, "joint_epochs": 2, "batch_size": half})
-    folders = (str(tmp_path / "two" / "checkpoints"), str(tmp_path / "two" / "bundle"))
-    workers = LaunchSettings(workers=2, start_timeout_s=240, threads_per_worker=1)
-    summaries = launch(train, (training_set, *folders, SMALL, training), spark, workers)
-    alone = run(training_set, tmp_path / "one", training.model_copy(update={"batch_size": 2 * half}))
+    """In full precision an epoch is one step of the split, so that both see the same global batches: B and B, or 2 B.
 
-    assert [summary.steps for summary in (*summaries, alone)] == [6, 6, 6]
-    assert bundle.read_description(folders[1]).training["workers"] == 2
-    two, one = named_weights(tmp_path / "two"), named_weights(tmp_path / "one")
+    In half precision the ranks skip the same steps; they compare their variables, the loss scale too, after each epoch.
+    """
+    half = -(-read_manifest(training_set).rows(TRAIN) // 2)
+    full = TRAINING.model_copy(update={"pretrain_epochs": 4, "joint_epochs": 2, "batch_size": half})
+    trainings = {"full": full, "half": HALF.model_copy(update={"pretrain_epochs": 4, "joint_epochs": 1})}
+    folders = {name: tmp_path / name for name in trainings}
+    workers = LaunchSettings(workers=2, start_timeout_s=240, threads_per_worker=1)
+    first, second = launch(two_trainings, (training_set, folders, SMALL, trainings), spark, workers)
+    alone = run(training_set, tmp_path / "one", full.model_copy(update={"batch_size": 2 * half}))
+
+    assert first["full"].steps == second["full"].steps == alone.steps == 6
+    assert bundle.read_description(str(folders["full"] / "bundle")).training["workers"] == 2
+    two, one = named_weights(folders["full"]), named_weights(tmp_path / "one")
     assert list(two) == list(one)
     for name, value in one.items():
         tolerance = CENTROIDS if name.endswith("centroids") else SUMMATION
-        limit = tolerance * max(np.abs(value).max(), 6 * training.learning_rate) + 1e-6
+        limit = tolerance * max(np.abs(value).max(), 6 * full.learning_rate) + 1e-6
         np.testing.assert_allclose(two[name], value, rtol=0, atol=limit, err_msg=name)
-    assert summaries[0].last["val_focal"] == pytest.approx(alone.last["val_focal"], rel=1e-4)
+    assert first["full"].last["val_focal"] == pytest.approx(alone.last["val_focal"], rel=1e-4)
+    times = first["full"].times
+    assert times == second["full"].times
+    assert 0 < times.mean.exchange < times.mean.total
+    assert 0 < times.efficiency < 1
+
+    skipped = first["half"].skipped
+    assert skipped is not None
+    assert 0 < skipped == second["half"].skipped < first["half"].steps
+    trained = {name: value for name, value in named_weights(folders["half"]).items() if "moving" not in name}
+    assert first["half"].exchange_bytes == 2 * sum(value.size for value in trained.values())
+    assert first["half"].last["val_focal"] == pytest.approx(second["half"].last["val_focal"])
+    assert all(np.isfinite(value).all() for value in named_weights(folders["half"]).values())
 
 
 TWICE = """
@@ -364,11 +396,9 @@ def test_centroids_of_a_classifier_need_a_class_for_each_cluster(training_set: s
         run(training_set, tmp_path, TRAINING.model_copy(update={"centroids": "classifier"}))
 
 
-def test_checkpoint_of_other_settings_is_refused(training_set: str, tmp_path: Path) -> None:
-    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 0})
-    run(training_set, tmp_path, short)
+def test_checkpoint_of_other_settings_is_refused(training_set: str, uninterrupted: Path) -> None:
     with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
-        run(training_set, tmp_path, short.model_copy(update={"beta": 0.7}))
+        run(training_set, uninterrupted, TRAINING.model_copy(update={"beta": 0.7}))
 
 
 def test_infinite_loss_names_the_step_and_the_way_out(training_set: str, tmp_path: Path) -> None:
@@ -389,7 +419,7 @@ def test_damaged_shard_is_named_before_training(training_set: str, tmp_path: Pat
         run(str(damaged), tmp_path)
 
 
-def test_labels_are_never_read(training_set: str, tmp_path: Path) -> None:
+def test_labels_are_never_read(training_set: str, tmp_path: Path, uninterrupted: Path) -> None:
     """The same set without its label column trains to the same bits."""
     import pyarrow.parquet as pq
 
@@ -404,11 +434,8 @@ def test_labels_are_never_read(training_set: str, tmp_path: Path) -> None:
             shard["bytes"] = path.stat().st_size
             shard["sha256"] = storage.sha256(str(path))
     storage.write_json(str(copy / "_manifest.json"), manifest)
-    short = TRAINING.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 1})
-    run(training_set, tmp_path / "with", short)
-    run(str(copy), tmp_path / "without", short)
-    for one, other in zip(weights(tmp_path / "with"), weights(tmp_path / "without"), strict=True):
-        np.testing.assert_array_equal(one, other)
+    run(str(copy), tmp_path / "without")
+    assert_equal_bits(tmp_path / "without", uninterrupted)
 
 
 def test_unknown_model_setting_is_refused() -> None:

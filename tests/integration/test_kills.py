@@ -1,0 +1,137 @@
+"""Kill -9 of a worker, an executor and the driver, each in the middle of an epoch: the weights are those of no kill."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import pytest
+
+from sparton.config import load_config
+from sparton.data.prepare import PrepareSettings, write_training_set
+from sparton.distributed import checkpoint
+from sparton.distributed.launch import LaunchSettings, launch
+from sparton.pipeline.settings import PipelineSettings
+from sparton.ucluster import bundle
+from sparton.ucluster.train import train
+from tests.clouds import SMALL
+from tests.synthetic import jets_table
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+WORKERS = 2
+EPOCHS = 4
+STEPS = 15  # of an epoch: each rank has some 235 jets in batches of 16
+SETTINGS = [
+    "train.batch_size=16",
+    "train.pretrain_epochs=2",
+    "train.joint_epochs=2",
+    "train.checkpoint_seconds=0",
+    "train.centroid_rows=200",
+    *(f"model.{name}={value}" for name, value in SMALL.model_dump(mode="json", exclude_defaults=True).items()),
+]
+START_S, END_S = 180.0, 300.0  # for a launch to make its first step, and for a training to end; on a busy machine
+
+
+@pytest.fixture(scope="module")
+def training_set(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("set") / "set")
+    jets = spark.createDataFrame(jets_table(700).to_pandas())
+    settings = PrepareSettings.model_validate(
+        {"mass_window": None, "features": {"n_particles": 16}, "rows_per_shard": 100, "seed": 3}
+    )
+    write_training_set(spark, jets, settings, folder)
+    return folder
+
+
+class Command:
+    """``sparton train`` on a cluster whose executors are processes of their own."""
+
+    def __init__(self, training_set: str, workspace: Path) -> None:
+        self.workspace = workspace
+        program = str(Path(sys.executable).parent / "sparton")
+        options = ["--workspace", str(workspace), "--workers", str(WORKERS), "--retries", "5"]
+        cluster = ["--master", f"local-cluster[{WORKERS},1,1024]"]
+        overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+        self.arguments = [program, "train", "--input", training_set, *options, *cluster, *overrides]
+        self.log = workspace / "log"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it; what it says is added to the log."""
+        with self.log.open("ab") as stream:
+            return subprocess.Popen(self.arguments, stdout=stream, stderr=subprocess.STDOUT)
+
+    def steps(self) -> int:
+        """Return how many steps the last checkpoint has had."""
+        folders = list((self.workspace / "checkpoints").glob("[!.]*"))
+        return max([0, *(step for folder in folders for step in checkpoint.steps(str(folder)))])
+
+    def wait(self, process: subprocess.Popen[bytes], reached: Callable[[], bool], seconds: float) -> None:
+        """Return when something is so; the process must still run then."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert process.poll() is None, self.log.read_text()[-5000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-5000:]
+            time.sleep(0.02)
+
+
+def descendants(process: subprocess.Popen[bytes], mark: str) -> list[psutil.Process]:
+    """Return the processes below one whose command line has a mark."""
+
+    def marked() -> Iterator[psutil.Process]:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                if mark in " ".join(child.cmdline()):
+                    yield child
+            except psutil.Error:
+                continue
+
+    return list(marked())
+
+
+def test_kills_change_no_weight(spark: SparkSession, training_set: str, tmp_path: Path) -> None:
+    """A worker dies in pre-training, an executor in the joint phase, and then the driver; the command is repeated."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"moments drawn with seed {seed}")
+    moments = random.Random(seed)
+    command = Command(training_set, tmp_path)
+    running = command.start()
+    kills = (
+        (moments.randrange(2, 2 * STEPS - 6), "sparton.distributed.child"),
+        (moments.randrange(2 * STEPS, 3 * STEPS - 6), "CoarseGrainedExecutorBackend"),
+        (moments.randrange(3 * STEPS, 4 * STEPS - 6), ""),
+    )
+    for moment, victim in kills:
+        command.wait(running, lambda moment=moment: command.steps() >= moment, START_S)  # type: ignore[misc]
+        if victim:
+            os.kill(moments.choice(descendants(running, victim)).pid, signal.SIGKILL)
+        else:
+            running.kill()
+    running.wait(60)
+    assert not (tmp_path / "model").exists()
+    reached = command.steps()
+    assert 3 * STEPS <= reached < EPOCHS * STEPS
+    assert command.start().wait(END_S) == 0, command.log.read_text()[-5000:]
+
+    said = command.log.read_text()
+    assert "killed by signal 9" in said
+    assert "was lost with its executor" in said
+    assert f"resuming in epoch 4 of 4, at step {reached - 3 * STEPS + 1} of {STEPS}" in said
+
+    settings = load_config(PipelineSettings, None, SETTINGS)
+    workers = LaunchSettings(workers=WORKERS, start_timeout_s=240)
+    folders = (str(tmp_path / "whole-checkpoints"), str(tmp_path / "whole"))
+    launch(train, (training_set, *folders, settings.model, settings.train), spark, workers)
+    killed, whole = (bundle.load(str(tmp_path / name)).model.variables for name in ("model", "whole"))
+    for one, other in zip(killed, whole, strict=True):
+        np.testing.assert_array_equal(np.array(one), np.array(other), err_msg=one.path)
