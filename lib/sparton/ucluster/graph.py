@@ -61,13 +61,13 @@ class Graph(NamedTuple):
 
     def exists(self, dtype: Any) -> Tensor:
         """Return 1 where there is a neighbour, else 0, [M, k]."""
-        return ops.cast(ops.arange(self.neighbour.shape[1])[None, :] < self.degree[:, None], dtype)
+        return ops.cast(ops.arange(self.neighbour.shape[1], dtype="int32")[None, :] < self.degree[:, None], dtype)
 
 
 def pack(n_particles: Tensor, n_slots: int) -> Packing:
     """Return the packing of jets whose first ``n_particles`` int32[B] of ``n_slots`` slots hold particles."""
     counts = ops.clip(ops.cast(n_particles, "int32"), 0, n_slots)
-    real = ops.arange(n_slots)[None, :] < counts[:, None]
+    real = ops.arange(n_slots, dtype="int32")[None, :] < counts[:, None]
     flat = ops.reshape(real, (-1,))
     slot = ops.cast(ops.nonzero(flat)[0], "int32")
     node = ops.maximum(ops.cumsum(ops.cast(flat, "int32")) - 1, 0)

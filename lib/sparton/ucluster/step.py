@@ -65,6 +65,7 @@ class TrainStep:
         self._connection = connection
         self._exchange = GradientExchange(connection.collectives, settings.exchange_precision)
         self._settings = settings
+        self._dtype = tf.as_dtype(model.centroids.dtype)
         self._run = tf.function(self._update, reduce_retracing=True)
 
     @property
@@ -91,7 +92,7 @@ class TrainStep:
         TrainingError
             If gradients overflow again and again, at the smallest loss scale.
         """
-        losses, finite = self._run(batch, *(tf.constant(value, tf.float32) for value in schedule))
+        losses, finite = self._run(batch, *(tf.constant(value, self._dtype) for value in schedule))
         if self.loss_scale is not None and losses.skipped:
             names = [variable.path for variable in self.model.trainable_variables]
             self.loss_scale.check([name for name, good in zip(names, finite.numpy(), strict=True) if not good])
@@ -114,11 +115,11 @@ class TrainStep:
             assignments = soft_assignments(distances, alpha)
             focal_mean = tf.reduce_sum(weight * focal_rows) / jets
             clustering_mean = tf.reduce_sum(weight * clustering(distances, assignments)) / jets
-            agreement = tf.constant(0.0)
+            agreement = tf.zeros_like(alpha)
             if self._settings.agreement:
                 # Before the centroids are placed alpha is 0, and so is the weight of what refers to them.
                 rows = focal(-alpha * every_distance, batch["target"], 0.0, 1.0)
-                joint = tf.cast(alpha > 0, tf.float32)
+                joint = tf.cast(alpha > 0, self._dtype)
                 agreement = self._settings.agreement * joint * tf.reduce_sum(weight * rows) / jets
             own = focal_mean, clustering_mean, agreement
             # What is only told of the other losses travels with what is computed on, and leaves the gradients alone.
@@ -135,7 +136,7 @@ class TrainStep:
         finite = self._apply(gradients, averages, learning_rate)
         focal_mean, clustering_mean, agreement = sums
         total = focal_mean + beta * (clustering_mean + self._settings.balance * balance) + agreement
-        skipped = 1.0 - tf.cast(tf.reduce_all(finite), tf.float32)
+        skipped = 1.0 - tf.cast(tf.reduce_all(finite), self._dtype)
         return Losses(total, focal_mean, clustering_mean, balance, jets, skipped), finite
 
     def _apply(self, gradients: list[tf.Tensor], averages: Averages, learning_rate: tf.Tensor) -> tf.Tensor:
