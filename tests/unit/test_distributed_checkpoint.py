@@ -22,7 +22,10 @@ from hypothesis.extra import numpy as hnp
 
 from sparton import lease, storage
 from sparton.distributed import checkpoint
-from sparton.errors import DataError
+from sparton.distributed.collectives import LocalCollectives
+from sparton.distributed.resumption import Checkpoints
+from sparton.distributed.world import Connection, World
+from sparton.errors import DataError, TrainingError
 
 NUMPY_TYPES = st.one_of(
     hnp.boolean_dtypes(),
@@ -258,3 +261,24 @@ def test_lock_that_a_killed_writer_left_is_removed(tmp_path: Path, name: str) ->
     save_steps(tmp_path, 2)
     assert not lock.exists()
     assert checkpoint.steps(str(tmp_path)) == [1, 2]
+
+
+def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    """The error names it, and the last good checkpoint, which stays."""
+    checkpoints = Checkpoints(Connection.local(), str(tmp_path), "identity")
+    bad = {"a": np.arange(3), "kernel": np.array([1.0, np.nan]), "slot": np.array(np.inf, ml_dtypes.bfloat16)}
+    with pytest.raises(TrainingError, match=r"kernel is not finite after step 3 \(2 of 3 .*there is no checkpoint yet"):
+        checkpoints.save(3, bad, {})
+    checkpoints.save(4, {"a": np.arange(3), "name": np.array("text")}, {})
+    with pytest.raises(TrainingError, match=r"slot is not finite .*the last good checkpoint is that of step 4"):
+        checkpoints.save(5, {"slot": bad["slot"]}, {})
+    assert checkpoint.steps(str(tmp_path)) == [4]
+
+
+def test_a_checkpoint_is_due_after_its_time_on_rank_0_alone(tmp_path: Path) -> None:
+    root, other = (
+        Checkpoints(Connection(World(rank, 2), LocalCollectives()), str(tmp_path), "x", seconds=0.0) for rank in (0, 1)
+    )
+    assert root.due
+    assert not other.due
+    assert not dataclasses.replace(root, seconds=60.0).due

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 import tensorflow as tf
 
 from sparton.distributed import stall
+from sparton.distributed.collectives import LocalCollectives
+from sparton.distributed.times import Stopwatch
+
+SLACK_S = 0.35  # of a busy machine
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +31,51 @@ def test_collectives_in_graphs_are_counted() -> None:
     assert float(step(tf.constant(1.0))) == 4.0
     assert float(activity.around(lambda value: value * 2, tf.constant(1.0))) == 2.0
     assert activity.counts() == (4, 4)
+
+
+def test_time_in_collectives_is_booked_apart_from_the_parts() -> None:
+    """Also that of those inside a graph, from the moment at which the operand is there."""
+    activity = stall.Activity()
+    pause = tf.function(lambda x: activity.around(lambda value: value + slowly(value, 0.2), x))
+
+    class Collectives(LocalCollectives):
+        def waited(self) -> float:
+            return activity.seconds()
+
+    pause(tf.constant(1.0))  # traces
+    before = activity.seconds()
+    watch = Stopwatch(Collectives())
+    for _ in watch.reading(delayed([1, 2], 0.1)):
+        pause(slowly(tf.constant(1.0), 0.1))
+        with activity.during():
+            time.sleep(0.1)
+        watch.lap("compute")
+    time.sleep(0.1)
+    watch.lap("other")
+    times = watch.times
+    assert times.exchange == pytest.approx(activity.seconds() - before)
+    assert 2 * 0.3 <= times.exchange < 2 * 0.3 + SLACK_S
+    assert 2 * 0.1 <= times.input < 2 * 0.1 + SLACK_S
+    assert 2 * 0.1 <= times.compute < 2 * 0.1 + SLACK_S
+    assert 0.1 <= times.other < 0.1 + SLACK_S
+    assert times.total == pytest.approx(sum(vars(times).values()))
+    assert sum(times.shares().values()) == pytest.approx(1)
+
+
+def slowly(value: tf.Tensor, seconds: float) -> tf.Tensor:
+    """Return the value some time later, in a graph too."""
+
+    def wait(array: tf.Tensor) -> tf.Tensor:
+        time.sleep(seconds)
+        return array
+
+    return tf.py_function(wait, [value], tf.float32)
+
+
+def delayed(values: list[int], seconds: float) -> Iterator[int]:
+    for value in values:
+        time.sleep(seconds)
+        yield value
 
 
 def test_a_collective_under_way_is_seen_from_another_thread() -> None:

@@ -12,6 +12,7 @@ import pytest
 from sparton import storage
 from sparton.config import Config, load_config
 from sparton.errors import DataError, UsageError
+from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, kept
 from sparton.pipeline.record import bad_files, content_fingerprint, read_record
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -197,3 +198,39 @@ def test_a_log_that_cannot_be_written_does_not_hide_why_a_stage_failed(
         run_stage(StageCall("scale", {}, {}, str(workspace / "out"), settings), body)
     assert "Logging error" not in capsys.readouterr().err
     assert not (workspace / "out").exists()
+
+
+def training_call(workspace: Path, workers: int = 1, factor: int = 2) -> StageCall:
+    sections = {"scale": Scale(factor=factor), WORKERS: Workers(count=workers)}
+    settings = PipelineSettings(workspace=str(workspace))
+    return StageCall("scale", sections, {"numbers": str(workspace / "in")}, str(workspace / "out"), settings)
+
+
+def test_checkpoints_are_of_settings_and_data_whatever_the_number_of_workers(workspace: Path) -> None:
+    one, two, other = (training_call(workspace, *values) for values in ((1, 2), (2, 2), (1, 3)))
+    assert one.fingerprint() != two.fingerprint()
+    assert checkpoint_folder(one) == checkpoint_folder(two) != checkpoint_folder(other)
+    storage.write_text(str(workspace / "in" / "number"), "22")
+    assert checkpoint_folder(training_call(workspace)) != checkpoint_folder(one)
+
+
+def test_two_runs_of_one_training_do_not_share_checkpoints(workspace: Path) -> None:
+    folder = checkpoint_folder(training_call(workspace))
+    with kept(folder, force=False):
+        storage.write_text(storage.join(folder, "step"), "1")
+        with pytest.raises(DataError, match=r"another run .* is writing it"), kept(folder, force=False):
+            pass
+    assert not storage.exists(folder)
+
+
+def test_checkpoints_outlive_a_failure_and_are_removed_on_demand(workspace: Path) -> None:
+    folder = checkpoint_folder(training_call(workspace))
+    with contextlib.suppress(RuntimeError), kept(folder, force=False):
+        storage.write_text(storage.join(folder, "step"), "1")
+        raise RuntimeError
+    with kept(folder, force=False):
+        assert storage.read_text(storage.join(folder, "step")) == "1"
+        storage.write_text(storage.join(folder, "step"), "1")
+    storage.write_text(storage.join(folder, "step"), "1")
+    with kept(folder, force=True):
+        assert not storage.exists(folder)
