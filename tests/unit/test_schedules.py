@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparton.optim.schedules import (
+    WarmupShape,
     averaging_momentum,
     halving,
     halving_momentum,
     ramp,
     scaled_rate,
+    warmup,
     warmup_cosine,
 )
 
 
 def test_warmup_rises_to_the_peak_and_the_cosine_falls_to_the_floor() -> None:
-    rates = [warmup_cosine(step, 100, peak=0.1, warmup=10, floor=0.001) for step in range(100)]
+    rates = [warmup_cosine(step, 100, peak=0.1, warmup_steps=10, floor=0.001) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[9] == pytest.approx(0.1)
     assert rates[10] == pytest.approx(0.1)
     assert rates[99] == pytest.approx(0.001)
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+SHAPES = get_args(WarmupShape)
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1.0, 1e3), st.integers(1, 200), st.sampled_from(SHAPES))
+def test_every_warmup_rises_to_exactly_its_end(first: float, factor: float, steps: int, shape: WarmupShape) -> None:
+    rates = [warmup((step + 1) / steps, first, first * factor, shape) for step in range(steps)]
+    assert rates[-1] == first * factor
+    assert all(one <= other * (1 + 1e-12) for one, other in itertools.pairwise(rates))
+    assert rates[0] >= first * (1 - 1e-12)
+
+
+def test_warmups_half_way_are_their_closed_forms() -> None:
+    values = {shape: warmup(0.5, 1.0, 9.0, shape) for shape in SHAPES}
+    expected = {"linear": 5.0, "exponential": 3.0, "quadratic": 3.0, "root": 1 + 8 * math.sqrt(0.5)}
+    assert values == pytest.approx(expected | {"cosine": 5.0, "constant": 1.0})
+    assert warmup(0.0, 1.0, 9.0, "cosine") == 1.0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 24])
+def test_linear_from_one_worker_is_horovods_callback(workers: int) -> None:
+    """Its rate is initial_lr (e (N - 1) / W + 1) / N with e = epoch + (batch + 1) / S and initial_lr = N rate."""
+    rate, epochs, steps = 0.1, 5, 7
+    for step in range(epochs * steps):
+        epoch, batch = divmod(step, steps)
+        reached = epoch + batch / steps + 1 / steps
+        theirs = workers * rate * (reached * (workers - 1) / epochs + 1) / workers
+        ours = warmup_cosine(step, 100, workers * rate, epochs * steps, first=rate)
+        assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+def test_impossible_warmups_are_refused() -> None:
+    with pytest.raises(ValueError, match="positive first rate"):
+        warmup(0.5, 0.0, 1.0, "exponential")
+    with pytest.raises(ValueError, match=r"share in \[0, 1\]"):
+        warmup(1.5, 0.0, 1.0)
 
 
 def test_cosine_is_half_way_down_in_the_middle() -> None:
@@ -37,10 +78,10 @@ def test_single_step_has_the_peak() -> None:
     assert warmup_cosine(0, 1, peak=0.3) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(0, 0), (5, 5), (5, -1)])
-def test_impossible_lengths_are_refused(steps: int, warmup: int) -> None:
+@pytest.mark.parametrize(("steps", "warmup_steps"), [(0, 0), (5, 5), (5, -1)])
+def test_impossible_lengths_are_refused(steps: int, warmup_steps: int) -> None:
     with pytest.raises(ValueError, match="Received"):
-        warmup_cosine(0, steps, 1.0, warmup)
+        warmup_cosine(0, steps, 1.0, warmup_steps)
 
 
 def test_ramp_is_linear_and_keeps_its_ends() -> None:

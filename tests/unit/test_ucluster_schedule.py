@@ -99,3 +99,13 @@ def test_moving_averages_do_not_count_skipped_steps() -> None:
 def test_settings_without_a_meaning_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(PipelineSettings, None, overrides)
+
+
+def test_warmup_from_the_rate_of_one_worker() -> None:
+    settings = TrainSettings(
+        pretrain_epochs=2, warmup_steps=4, warmup="exponential", warmup_from="one_worker", linear_scaling=True
+    )
+    rates = [schedule_at(settings, 16, 0, step, 10).learning_rate for step in range(5)]
+    assert rates == pytest.approx([2e-3 * factor for factor in (2, 4, 8, 16, 16)])
+    with pytest.raises(ValueError, match="exponential cannot start from 0"):
+        TrainSettings(warmup="exponential")

@@ -6,13 +6,65 @@ A step is the number of updates made before it: the first step of a training is 
 from __future__ import annotations
 
 import math
+from typing import Literal
+
+WarmupShape = Literal["linear", "exponential", "quadratic", "root", "cosine", "constant"]
 
 
-def warmup_cosine(step: int, steps: int, peak: float, warmup: int = 0, floor: float = 0.0) -> float:
-    """Return a rate that rises linearly for ``warmup`` steps and falls along half a cosine to ``floor``.
+def warmup(share: float, first: float, last: float, shape: WarmupShape = "linear") -> float:
+    """Return the rate at a share ``s`` of a warm-up from ``first`` to ``last``.
 
-    The value is ``peak / warmup`` at step 0, ``peak`` at step ``warmup - 1`` and at step ``warmup``, and ``floor`` at
-    step ``steps - 1``; before and after it stays at the ends (Loshchilov and Hutter 2017; Goyal et al. 2017).
+    ``linear`` is Goyal et al. (2017), and Horovod's callback with ``last = N first``; ``exponential`` grows by equal
+    factors; ``quadratic`` and ``root`` follow s^2 and s^(1/2); ``cosine`` has no kink at either end; ``constant`` stays
+    at ``first`` until the end. With ``first`` the rate of one worker and ``last`` that of N these are the warm-ups of
+    algorithms.md a.1.
+
+    Parameters
+    ----------
+    share
+        s in [0, 1]; the value at 1 is ``last`` for every shape.
+    first, last
+        Rates at the ends; ``exponential`` needs a positive ``first``.
+    shape
+        How the rate goes from one to the other.
+
+    Raises
+    ------
+    ValueError
+        If the share is not in [0, 1], or an exponential starts from 0.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"expected a share in [0, 1]. Received: {share}")
+    if share == 1.0:
+        return last
+    if shape == "exponential":
+        if first <= 0:
+            raise ValueError(f"an exponential warm-up needs a positive first rate. Received: {first}")
+        return first * (last / first) ** share
+    progress = {
+        "linear": share,
+        "quadratic": share**2,
+        "root": math.sqrt(share),
+        "cosine": 0.5 * (1.0 - math.cos(math.pi * share)),
+        "constant": 0.0,
+    }[shape]
+    return first + (last - first) * progress
+
+
+def warmup_cosine(
+    step: int,
+    steps: int,
+    peak: float,
+    warmup_steps: int = 0,
+    floor: float = 0.0,
+    first: float = 0.0,
+    shape: WarmupShape = "linear",
+) -> float:
+    """Return a rate that rises for ``warmup_steps`` steps and falls along half a cosine to ``floor``.
+
+    In step t of the rise it is that of :func:`warmup` at ``(t + 1) / warmup_steps``, so ``peak`` at step
+    ``warmup_steps - 1``; it is ``peak`` at the next step too, and ``floor`` at step ``steps - 1``; before and after it
+    stays at the ends (Loshchilov and Hutter 2017; Goyal et al. 2017).
 
     Parameters
     ----------
@@ -22,22 +74,26 @@ def warmup_cosine(step: int, steps: int, peak: float, warmup: int = 0, floor: fl
         Steps of the schedule, 1 or more.
     peak
         The largest rate.
-    warmup
-        Steps of the linear rise, less than ``steps``.
+    warmup_steps
+        Steps of the rise, less than ``steps``.
     floor
         Rate at the end.
+    first, shape
+        Where the rise starts from, and how it goes.
 
     Raises
     ------
     ValueError
         If the numbers of steps do not fit together.
     """
-    if steps < 1 or not 0 <= warmup < steps:
-        raise ValueError(f"expected steps >= 1 and 0 <= warmup < steps. Received: steps={steps}, warmup={warmup}")
+    if steps < 1 or not 0 <= warmup_steps < steps:
+        raise ValueError(
+            f"expected steps >= 1 and 0 <= warmup_steps < steps. Received: steps={steps}, warmup_steps={warmup_steps}"
+        )
     step = min(max(step, 0), steps - 1)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(steps - 1 - warmup, 1)
+    if step < warmup_steps:
+        return warmup((step + 1) / warmup_steps, first, peak, shape)
+    progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

@@ -58,7 +58,9 @@ def _cosine(settings: TrainSettings, workers: int, epoch: int, step: int, steps:
     joint = epoch >= settings.pretrain_epochs
     phase_epoch = epoch - settings.pretrain_epochs if joint else epoch
     total = steps * (settings.joint_epochs if joint else settings.pretrain_epochs)
-    peak = settings.joint_learning_rate if joint else settings.learning_rate
-    peak = scaled_rate(peak, workers, settings.linear_scaling)
-    warmup = 0 if joint else min(settings.warmup_steps, total - 1)
-    return warmup_cosine(phase_epoch * steps + step, total, peak, warmup, min(settings.min_learning_rate, peak))
+    own = settings.joint_learning_rate if joint else settings.learning_rate
+    peak = scaled_rate(own, workers, settings.linear_scaling)
+    warmup_steps = 0 if joint else min(settings.warmup_steps, total - 1)
+    first = own if settings.warmup_from == "one_worker" else 0.0
+    floor = min(settings.min_learning_rate, peak)
+    return warmup_cosine(phase_epoch * steps + step, total, peak, warmup_steps, floor, first, settings.warmup)

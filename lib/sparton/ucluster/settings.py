@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sparton.config import Config
+from sparton.optim.schedules import WarmupShape
 from sparton.optim.settings import ExchangePrecision, LossScaleSettings
 
 if TYPE_CHECKING:
@@ -173,7 +174,12 @@ class TrainSettings(Config):
     min_learning_rate
         Where the cosine of each phase ends, or below which halving does not go.
     warmup_steps
-        Steps over which the learning rate of the first phase rises linearly; ``cosine`` only.
+        Steps over which the learning rate of the first phase rises; ``cosine`` only.
+    warmup
+        How it rises: ``linear``; by equal factors (``exponential``); with the square (``quadratic``) or the root
+        (``root``) of the step; along half a ``cosine``; or at once in the last of these steps (``constant``).
+    warmup_from
+        Where it rises from: 0, or with ``one_worker`` the learning rate before ``linear_scaling``.
     linear_scaling
         Multiply the learning rates by the number of workers.
     adam_epsilon
@@ -229,6 +235,8 @@ class TrainSettings(Config):
     joint_learning_rate: Positive = 5e-4
     min_learning_rate: NonNegative = 1e-5
     warmup_steps: int = Field(default=50, ge=0)
+    warmup: WarmupShape = "linear"
+    warmup_from: Literal["zero", "one_worker"] = "zero"
     linear_scaling: bool = False
     adam_epsilon: Positive = 1e-7
     focal_gamma: NonNegative = 4.0
@@ -254,6 +262,8 @@ class TrainSettings(Config):
     def _has_a_beginning(self) -> TrainSettings:
         if not self.epochs:
             raise ValueError("expected at least one epoch: pretrain_epochs and joint_epochs are both 0")
+        if self.warmup == "exponential" and self.warmup_from == "zero":
+            raise ValueError("warmup: exponential cannot start from 0; take warmup_from: one_worker")
         if self.agreement and self.centroids != "classifier":
             raise ValueError("agreement needs centroids: classifier, with a class of the target for each cluster")
         if not self.pretrain_epochs and self.start_from is None:
