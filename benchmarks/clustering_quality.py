@@ -26,7 +26,7 @@ from sparton.report.metrics import (
     hungarian_accuracy,
     normalized_mutual_information,
 )
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.settings import KMeansSettings
 from sparton.sgd.train import fit
 
 Array = NDArray[Any]
@@ -80,7 +80,7 @@ def data_sets() -> list[DataSet]:
 def lloyd(data: DataSet, seed: int) -> tuple[Array, float]:
     """Cluster by Lloyd's iteration from one k-means++ start, to its end."""
     found = KMeans(data.k, n_init=1, random_state=seed).fit(data.rows)
-    return found.labels_, float(found.inertia_)
+    return found.labels_, float(found.objective_)
 
 
 def mini_batch(data: DataSet, seed: int) -> tuple[Array, float]:
@@ -88,18 +88,18 @@ def mini_batch(data: DataSet, seed: int) -> tuple[Array, float]:
     found = MiniBatchKMeans(
         data.k, batch_size=BATCH, max_iter=PASSES, max_no_improvement=None, n_init=1, random_state=seed
     ).fit(data.rows)
-    return found.labels_, float(found.inertia_)
+    return found.labels_, float(found.objective_)
 
 
 def descent(**changes: Any) -> Clusterer:
     """Return what clusters by this project, with changed settings."""
 
     def run(data: DataSet, seed: int) -> tuple[Array, float]:
-        settings = ClusterSettings(
+        settings = KMeansSettings(
             n_clusters=data.k, scaling="none", epochs=PASSES, batch_size=BATCH, seed=seed, **changes
         )
         found = fit(data.rows, settings)
-        return found.clusters.assign(data.rows)[0], found.inertia
+        return found.clusters.assign(data.rows)[0], found.objective
 
     return run
 

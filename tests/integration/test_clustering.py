@@ -25,7 +25,7 @@ from sparton.errors import DataError, TrainingError
 from sparton.pipeline import PipelineSettings
 from sparton.sgd import bundle
 from sparton.sgd.kmeans import KMeans
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.settings import KMeansSettings
 from sparton.sgd.train import train
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, CLUSTERS = 1500, 4
-TRAINING = ClusterSettings(n_clusters=CLUSTERS, epochs=4, batch_size=100, decay=0.95)
+TRAINING = KMeansSettings(n_clusters=CLUSTERS, epochs=4, batch_size=100, decay=0.95)
 
 
 def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
@@ -186,7 +186,7 @@ def test_two_horovod_workers_compute_what_simulated_ones_do(
     places = (str(workspace / "set"), str(tmp_path / "a"), str(tmp_path / "horovod"), TRAINING)
     found = launch(train, places, spark, LaunchSettings(workers=2, threads_per_worker=1))
     assert found[0].steps == found[1].steps == 4 * 8
-    assert found[0].inertia == found[1].inertia
+    assert found[0].figures == found[1].figures
     simulate(2, lambda connection: run(workspace, tmp_path / "simulated", connection))
     apart = np.abs(centroids(tmp_path / "horovod") - centroids(tmp_path / "simulated" / "bundle")).max()
     assert apart < 1e-12

@@ -21,7 +21,7 @@ from sparton.sgd.batch import Batch
 from sparton.sgd.coordinates import Coordinates
 from sparton.sgd.feed import ArrayFeed
 from sparton.sgd.kmeans import KMeans, KMeansState, KMeansStatistics
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.settings import KMeansSettings
 from sparton.sgd.stopping import Rule
 from sparton.sgd.train import Fit, fit
 from sparton.sgd.trainer import Schedule, Trained, Trainer
@@ -30,7 +30,7 @@ from tests.unit.test_sgd_kmeans import blobs
 Array = NDArray[Any]
 
 ROWS, D, K = 210, 3, 4
-SETTINGS = ClusterSettings(n_clusters=K, scaling="none", epochs=3, batch_size=16, decay=0.95, precision="float64")
+SETTINGS = KMeansSettings(n_clusters=K, scaling="none", epochs=3, batch_size=16, decay=0.95, precision="float64")
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ def test_ranks_with_ragged_and_empty_shares_compute_what_one_does(
     cuts: tuple[int, ...], dtype: str, tolerance: float
 ) -> None:
     alone = trained_on(Connection.local(), (), dtype)
-    assert sum(row.reseeded for row in alone.rows) > 0
+    assert sum(row.mended for row in alone.rows) > 0
     for together in simulate(len(cuts) + 1, lambda connection: trained_on(connection, cuts, dtype)):
         scale = np.abs(alone.state.centroids).max()
         assert np.abs(together.state.centroids - alone.state.centroids).max() <= tolerance * scale
         assert np.allclose(together.state.counts, alone.state.counts, rtol=tolerance)
         assert np.allclose(together.totals.inertia, alone.totals.inertia, rtol=tolerance)
-        assert together.rows[-1].train_inertia == pytest.approx(alone.rows[-1].train_inertia, rel=tolerance)
+        assert together.rows[-1].train_objective == pytest.approx(alone.rows[-1].train_objective, rel=tolerance)
 
 
 def test_ranks_hold_the_same_bits_and_stop_together() -> None:
@@ -186,12 +186,12 @@ def test_every_row_is_fed_once_an_epoch_and_the_sample_is_one_of_all_ranks() -> 
 
 def test_iris_is_clustered_as_well_as_by_lloyds_iteration() -> None:
     rows = load_iris().data
-    settings = ClusterSettings(n_clusters=3, scaling="none", epochs=30, batch_size=32, decay=0.98)
+    settings = KMeansSettings(n_clusters=3, scaling="none", epochs=30, batch_size=32, decay=0.98)
     found = [fit(rows, settings.model_copy(update={"seed": seed})) for seed in range(5)]
-    assert np.mean([one.inertia for one in found]) < 1.01 * 78.851
+    assert np.mean([one.objective for one in found]) < 1.01 * 78.851
     label, distance = found[0].clusters.assign(rows)
     assert np.bincount(label).tolist() == found[0].sizes.tolist()
-    assert float(np.square(distance, dtype=np.float64).sum()) == pytest.approx(found[0].inertia, rel=1e-5)
+    assert float(np.square(distance, dtype=np.float64).sum()) == pytest.approx(found[0].objective, rel=1e-5)
     everything = found[0].clusters.distances(rows)
     assert np.array_equal(everything.argmin(axis=1), label)
     assert np.allclose(everything.min(axis=1), distance, rtol=1e-4, atol=1e-4)
@@ -203,9 +203,9 @@ def test_standardised_features_have_equal_say() -> None:
     rows = np.column_stack([which + rng.normal(0, 0.1, 400), rng.normal(0, 1000, 400), np.full(400, 7.0)])
     agreement = []
     for scaling in ("standard", "none"):
-        settings = ClusterSettings(n_clusters=2, epochs=10, batch_size=64, decay=0.98, scaling=scaling)
+        settings = KMeansSettings(n_clusters=2, epochs=10, batch_size=64, decay=0.98, scaling=scaling)
         fits = [fit(rows, settings.model_copy(update={"seed": seed})) for seed in range(5)]
-        label = min(fits, key=lambda one: one.inertia).clusters.assign(rows)[0]
+        label = min(fits, key=lambda one: one.objective).clusters.assign(rows)[0]
         agreement.append(max((label == which).mean(), (label != which).mean()))
     assert agreement[0] > 0.95
     assert agreement[1] < 0.7

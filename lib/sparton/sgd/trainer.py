@@ -45,10 +45,10 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    inertia: float = 0.0
+    objective: float = 0.0
     weight: float = 0.0
     shift: float = 0.0
-    reseeded: int = 0
+    mended: int = 0
     seconds: float = 0.0
     ended: bool = False
     averages: Averages = field(default_factory=Averages)
@@ -112,8 +112,8 @@ class Trainer(Generic[StateT, StatisticsT]):
         Raises
         ------
         TrainingError
-            If the sample for the start is too small, inertia is not finite, ranks disagree, or the checkpoint is of
-            other settings or data.
+            If the sample for the start is too small, the objective is not finite, ranks disagree, or the checkpoint is
+            of other settings or data.
         DataError
             If a shard is not what the manifest says.
         """
@@ -152,7 +152,7 @@ class Trainer(Generic[StateT, StatisticsT]):
         self._agree()
         row = self._row()
         self.rows.append(row)
-        logger.info(row.line(self.schedule.epochs))
+        logger.info(row.line(self.schedule.epochs, self.method.words))
         self.progress = progress.next_epoch()
         self._save()
 
@@ -162,7 +162,7 @@ class Trainer(Generic[StateT, StatisticsT]):
         self.state, figures = self.method.update(self.state, statistics)
         self._check_finite(figures)
         progress.step += 1
-        progress.inertia += figures.inertia
+        progress.objective += figures.objective
         progress.weight += figures.weight
         progress.shift = max(progress.shift, figures.shift)
         progress.ended = progress.averages.observe(figures, self.schedule.rule)
@@ -170,13 +170,14 @@ class Trainer(Generic[StateT, StatisticsT]):
             return
         self.state, mended = self.method.repair(self.state, batch, self.connection.collectives.allgather)
         if mended:
-            progress.reseeded += mended
-            progress.averages.restart()
+            progress.mended += mended
+            progress.averages.restart(self.schedule.rule)
 
     def _check_finite(self, figures: Figures) -> None:
-        if not math.isfinite(figures.inertia):
+        if not math.isfinite(figures.objective):
+            progress, name = self.progress, self.method.words.objective
             raise TrainingError(
-                f"the inertia is {figures.inertia} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}; "
+                f"the {name} is {figures.objective} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
                 "set cluster.precision: float64, or look for values that are far too large"
             )
 
@@ -194,11 +195,11 @@ class Trainer(Generic[StateT, StatisticsT]):
         return CurveRow(
             epoch=progress.epoch + 1,
             step=self.method.steps_done(self.state),
-            train_inertia=progress.inertia / progress.weight,
-            smoothed_inertia=progress.averages.inertia or 0.0,
+            train_objective=progress.objective / progress.weight,
+            smoothed_objective=progress.averages.objective or 0.0,
             largest_move=math.sqrt(progress.shift),
             smallest_cluster=self.method.smallest_share(self.state),
-            reseeded=progress.reseeded,
+            mended=progress.mended,
             rows_per_second=round(rows / progress.seconds, 1),
             seconds=round(progress.seconds, 3),
         )
