@@ -134,6 +134,7 @@ class ClusterParams(
         super().__init__()
         defaults = self.METHOD()
         chosen = {name: getattr(defaults, setting) for name, setting in self.SETTINGS.items()}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
         # As in pyspark.ml, features are taken as they are; StandardScaler is the stage that scales them.
         self._setDefault(**{**chosen, "scaling": "none", "patience": 0}, numWorkers=1)
 
@@ -179,7 +180,7 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
         ConfigError
             If a value is out of range.
         """
-        values = {setting: self.getOrDefault(name) for name, setting in self.SETTINGS.items()}
+        values = {setting: self.getOrDefault(name) for name, setting in self.SETTINGS.items() if self.isDefined(name)}
         found = validate(self.METHOD, {**values, "patience": values["patience"] or None}, type(self).__name__)
         assert isinstance(found, KMeansSettings | PossibilisticSettings)
         return found
@@ -303,7 +304,8 @@ class TableClusters(Model, ClusterParams, MLWritable):
             raise DataError(f"{folder}: a bundle of kind {description.kind!r}, {cls.__name__} reads {cls.KIND!r}")
         model = cls({name: _content(storage.join(folder, name)) for name in bundle.FILES})
         chosen = {name: description.training[setting] for name, setting in cls.SETTINGS.items()}
-        return model._set(**{**chosen, "patience": chosen["patience"] or 0})
+        known = {name: value for name, value in chosen.items() if value is not None}
+        return model._set(**{**known, "patience": chosen["patience"] or 0})
 
     @cached_property
     def description(self) -> bundle.Description:

@@ -49,11 +49,14 @@ class _PossibilisticParams(ClusterParams):
     smallestMass: Param[float] = Param(  # noqa: N815
         Params._dummy(),
         "smallestMass",
-        "clusters whose typicalities sum up to less than this fraction of rows / k are left out; 0 keeps all",
+        "clusters whose typicalities sum up to less than this fraction of the largest sum are left out; 0 keeps all",
         TypeConverters.toFloat,
     )
     noiseBelow: Param[float] = Param(  # noqa: N815
-        Params._dummy(), "noiseBelow", "rows whose largest typicality is below this are noise", TypeConverters.toFloat
+        Params._dummy(),
+        "noiseBelow",
+        "rows whose largest typicality is below this are noise; where not set, 0.05 ** (1 / gammaFactor)",
+        TypeConverters.toFloat,
     )
     stepDelay: Param[float] = Param(  # noqa: N815
         Params._dummy(), "stepDelay", "t0 of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
@@ -141,8 +144,8 @@ class PossibilisticCMeans(
         scaling: str = "none",
         gammaFactor: float = 0.5,
         coincidence: float = 0.1,
-        smallestMass: float = 0.1,
-        noiseBelow: float = 0.05,
+        smallestMass: float = 0.05,
+        noiseBelow: float | None = None,
         stepRule: str = "counts",
         stepSize: float = 0.5,
         stepDelay: float = 100.0,

@@ -39,6 +39,10 @@ LEAST_SPREAD = 1e-12
 """Mean squared distance from a centroid, as a fraction of the points' variance, that is taken for 0."""
 
 
+LEAST_MASS = 1e-9
+"""Mean typicality over all rows that is taken for 0."""
+
+
 class PossibilisticState(NamedTuple):
     """Where centroids are.
 
@@ -177,18 +181,19 @@ class PossibilisticCMeans:
         live = np.flatnonzero(state.live)
         apart = live[distinct(state.centroids[live], state.widths[live], totals.masses[live], settings.coincidence)]
         weight = float(totals.weight)
-        kept = apart[totals.masses[apart] >= settings.smallest_mass * weight / k]
-        if not kept.size:
+        largest = float(totals.masses.max())
+        if largest < LEAST_MASS * weight:
             raise TrainingError(
-                f"the largest of {k} clusters has {totals.masses.max() / weight:.2g} of the rows, expected at least "
-                f"{settings.smallest_mass / k:.2g}; raise cluster.gamma_factor, or lower cluster.smallest_mass"
+                f"typicalities in the largest of {k} clusters sum up to {largest:.2g} over rows of weight "
+                f"{weight:.6g}: no row is like any centroid; raise cluster.gamma_factor"
             )
+        kept = apart[totals.masses[apart] >= settings.smallest_mass * largest]
         clusters = PossibilisticClusters(
             self.coordinates,
             state.centroids[kept],
             settings.precision,
             widths=state.widths[kept],
-            noise_below=settings.noise_below,
+            noise_below=settings.noise_limit,
         )
         objective = cost(state.widths[kept], totals.masses[kept])
         figures = {

@@ -11,6 +11,9 @@ from sparton.config import Config
 
 SAMPLE_ROWS = 20_000
 
+NOISE_BELOW = 0.05
+"""Largest typicality of noise where widths are the mean distances of fuzzy c-means."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -147,20 +150,27 @@ class PossibilisticSettings(DescentSettings):
         Of two centroids whose squared distance is below this fraction of the smaller squared width, the one with less
         rows is left out; 0 keeps all. They are compared after each pass, and after training.
     smallest_mass
-        A cluster is left out after training if its typicalities sum up to less than this fraction of the rows over
-        ``n_clusters``; 0 keeps all.
+        A cluster is left out after training if its typicalities sum up to less than this fraction of the largest such
+        sum; 0 keeps all.
     noise_below
-        A row is noise if its largest typicality is below this; 0 takes none for noise.
+        A row is noise if its largest typicality is below this; 0 takes none for noise. None takes
+        ``0.05 ** (1 / gamma_factor)``: whatever the widths, rows whose squared distance is more than three times its
+        mean in fuzzy c-means.
     """
 
     method: Literal["pcm"] = "pcm"
     step_size: Annotated[float, Field(gt=0, le=1)] = 0.5
     gamma_factor: Positive = 0.5
     coincidence: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    smallest_mass: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    noise_below: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    smallest_mass: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    noise_below: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     _sample_rows_per_cluster: ClassVar[int] = 50
+
+    @property
+    def noise_limit(self) -> float:
+        """Largest typicality of noise."""
+        return NOISE_BELOW ** (1 / self.gamma_factor) if self.noise_below is None else self.noise_below
 
 
 def _method_of(value: Any) -> Any:
