@@ -225,7 +225,8 @@ def test_two_horovod_workers_compute_what_simulated_ones_do(
 def test_possibilistic_clusters_from_the_set_to_the_report(
     workspace: Path, tmp_path: Path, spark: SparkSession
 ) -> None:
-    settings = settings_in(workspace, "cluster.method=pcm", "cluster.n_clusters=7", "cluster.noise_below=0.2")
+    chosen = {"method": "pcm", "n_clusters": 7, "gamma_factor": 1.0, "noise_below": 0.2, "epochs": 10, "batch_size": 50}
+    settings = settings_in(workspace, *(f"cluster.{name}={value}" for name, value in chosen.items()))
     model, assignments, report = (str(tmp_path / name) for name in ("model", "assignments", "report"))
     summary = pipeline.cluster(settings, output=model).summary
     assert summary["clusters"] == CLUSTERS

@@ -84,7 +84,9 @@ def test_parameters_are_those_of_spark_ml() -> None:
     assert other.settings().model_dump()["noise_below"] is None
     found = one.setGammaFactor(1.0).setNoiseBelow(0.1).setK(5).setDecay(0.5).setMaxIter(2).settings().model_dump()
     assert (found["gamma_factor"], found["noise_below"], found["n_clusters"], found["epochs"]) == (1.0, 0.1, 5, 2)
-    with pytest.raises(ConfigError, match=r"PossibilisticCMeans: gamma_factor: .* greater than 0. Received: 0.0"):
+    with pytest.raises(
+        ConfigError, match=r"PossibilisticCMeans: gamma_factor: .* greater than or equal to 0.01. Received: 0.0"
+    ):
         PossibilisticCMeans(gammaFactor=0.0).settings()
 
 

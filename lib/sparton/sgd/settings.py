@@ -160,7 +160,7 @@ class PossibilisticSettings(DescentSettings):
 
     method: Literal["pcm"] = "pcm"
     step_size: Annotated[float, Field(gt=0, le=1)] = 0.5
-    gamma_factor: Positive = 0.5
+    gamma_factor: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 0.5
     coincidence: Annotated[float, Field(ge=0, lt=1)] = 0.1
     smallest_mass: Annotated[float, Field(ge=0, lt=1)] = 0.05
     noise_below: Annotated[float, Field(ge=0, lt=1)] | None = None
