@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -38,23 +39,29 @@ def render() -> str:
     documented, defaults = _keys(PipelineSettings), PipelineSettings()
     parts = [HEAD]
     for name, field in PipelineSettings.model_fields.items():
-        if not _is_section(field.annotation):
+        if not _models(field.annotation):
             parts.append(f"`{name}` (default `{getattr(defaults, name)}`): {documented[name]}\n")
     for name, field in PipelineSettings.model_fields.items():
-        if _is_section(field.annotation):
-            parts.extend(_section(name, field.annotation))
+        models = _models(field.annotation)
+        for model in models:
+            parts.extend(_section(name, model, several=len(models) > 1))
     return "\n".join(parts)
 
 
-def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
-    """Yield the heading and table of a section, then those of the sections in it."""
+def _section(name: str, model: type[BaseModel], several: bool = False) -> Iterator[str]:
+    """Yield the heading and table of a section, then those of the sections in it.
+
+    Where a section may be of several models, the first key tells them apart and stands in the heading.
+    """
     documented = _keys(model)
-    yield f"## `{name}`\n\n{_summary(model)}\n\n| key | default | meaning |\n| --- | --- | --- |"
+    key, field = next(iter(model.model_fields.items()))
+    kind = f" with `{key}: {field.default}`" if several else ""
+    yield f"## `{name}`{kind}\n\n{_summary(model)}\n\n| key | default | meaning |\n| --- | --- | --- |"
     inner = []
     defaults = model().model_dump(mode="json")
     for key, field in model.model_fields.items():
-        if _is_section(field.annotation):
-            inner.append((f"{name}.{key}", field.annotation))
+        if models := _models(field.annotation):
+            inner += [(f"{name}.{key}", part) for part in models]
             yield f"| `{key}` | section | {documented[key]} |"
         else:
             yield f"| `{key}` | `{_short(defaults[key])}` | {documented[key]} |"
@@ -63,8 +70,12 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
         yield from _section(path, part)
 
 
-def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a section may be of; none if the annotation is of no section."""
+    if get_origin(annotation) in (Union, UnionType):
+        tagged = [get_args(part)[0] for part in get_args(annotation) if get_origin(part) is Annotated]
+        return [model for part in tagged for model in _models(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def _short(value: object) -> str:
@@ -82,7 +93,16 @@ def _text(model: type[BaseModel]) -> str:
 
 
 def _keys(model: type[BaseModel]) -> dict[str, str]:
-    """Return the description of each documented attribute; one text may stand for several names."""
+    """Return the description of each attribute, from the docstrings of the model and of what it is derived from."""
+    described: dict[str, str] = {}
+    for ancestor in reversed(model.__mro__):
+        if issubclass(ancestor, BaseModel) and ancestor.__module__.startswith("sparton"):
+            described |= _own_keys(ancestor)
+    return described
+
+
+def _own_keys(model: type[BaseModel]) -> dict[str, str]:
+    """Return the description of each attribute in a docstring; one text may stand for several names."""
     text = _text(model)
     found = SECTION.search(text)
     if found is None:

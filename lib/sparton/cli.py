@@ -34,7 +34,7 @@ STAGES = {
     "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
     "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
-    "cluster": "table set -> bundle of clusters: k-means by stochastic gradient descent, by Horovod workers",
+    "cluster": "table set -> bundle of clusters: k-means or possibilistic c-means by gradient descent",
     "import-checkpoint": "TensorFlow 1 checkpoint of the published network -> model bundle",
     "export": "model bundle -> TensorFlow SavedModel, for serving without Sparton",
     "assign": "set or jets table + bundle -> cluster, distances and score of every jet or row",

@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from sparton.errors import ConfigError
 
@@ -43,6 +43,7 @@ PLAINLY = {
     "tuple_type": "expected a list, such as [a, b]",
     "dict_type": "expected a section with keys",
     "model_type": "expected a section with keys",
+    "union_tag_not_found": "expected a section with keys",
     "too_short": "expected at least {min_length} entries",
     "string_type": "expected a text",
     "literal_error": "expected {expected}",
@@ -103,9 +104,26 @@ def validate(
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        problems = error.errors()
-        lines = [f"{_origin(problem, origin, assigned or {})}: {_explain(cls, problem)}" for problem in problems]
+        problems = [_plain(cls, problem) for problem in error.errors()]
+        lines = [f"{_origin(problem, origin, assigned or {})}: {_explain(problem)}" for problem in problems]
         raise ConfigError("; ".join(lines)) from None
+
+
+def _plain(cls: type[BaseModel], problem: Any) -> dict[str, Any]:
+    """Return a problem of pydantic's as if sections of several kinds were of one.
+
+    Of such a section pydantic names the kind in the place of a key. What is none of its kinds becomes a problem with
+    the key that says the kind.
+    """
+    written, section = _followed(cls, problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return {**problem, "loc": written, "hint": _hint(cls, problem["loc"])}
+    if problem["type"] != "union_tag_invalid":
+        return {**problem, "loc": written}
+    tag, kinds = problem["ctx"]["tag"], _kinds(section)
+    key = next(name for name, field in next(iter(kinds.values())).model_fields.items() if field.default in kinds)
+    expected = {"expected": " or ".join(f"'{kind}'" for kind in kinds)}
+    return {"type": "literal_error", "loc": (*written, key), "input": tag, "ctx": expected, "msg": ""}
 
 
 def _origin(problem: Any, origin: str, assigned: Mapping[str, str]) -> str:
@@ -154,14 +172,11 @@ def _assign(values: dict[str, Any], assignment: str) -> str:
     return key.strip()
 
 
-def _explain(cls: type[BaseModel], problem: Any) -> str:
+def _explain(problem: Any) -> str:
     location = tuple(str(part) for part in problem["loc"])
     dotted = ".".join(location) or "configuration"
     if problem["type"] == "extra_forbidden":
-        section = _section(cls, location[:-1])
-        known = list(section.model_fields) if section else []
-        hint = nearest(location[-1], known) or f"known keys: {', '.join(known)}"
-        return f"unknown key {dotted!r}; {hint}"
+        return f"unknown key {dotted!r}; {problem['hint']}"
     expected = PLAINLY.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     described = f"{dotted}: {expected.format(**problem.get('ctx', {}))}"
     if problem["type"] == SECRET:
@@ -184,16 +199,39 @@ def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def _section(cls: type[BaseModel], path: tuple[str, ...]) -> type[BaseModel] | None:
-    """Follow names of fields and of entries down to the model there; None where the path leaves the models."""
+def _hint(cls: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    """Return what may help with an unknown key: a kind of the section that has it, its nearest match, or all keys."""
+    *above, key = location
+    section = _followed(cls, above)[1]
+    known = list(section.model_fields) if _is_model(section) else []
+    for kind, model in _kinds(_followed(cls, above[:-1])[1]).items():
+        if key in model.model_fields:
+            return f"it is one of {kind!r}, not of {above[-1]!r}"
+    return nearest(str(key), known) or f"known keys: {', '.join(known)}"
+
+
+def _followed(cls: type[BaseModel], location: Iterable[str | int]) -> tuple[tuple[str, ...], Any]:
+    """Follow a location down from a model; return it without kinds of sections, and what is there, None if nothing."""
     found: Any = cls
-    for name in path:
+    written = []
+    for part in location:
+        name, kinds = str(part), _kinds(found)
+        if kinds:
+            found = kinds.get(name)
+            continue
+        written.append(name)
         if get_origin(found) is dict:
             found = get_args(found)[1]
         else:
             fields = found.model_fields if _is_model(found) else {}
             found = fields[name].annotation if name in fields else None
-    return found if _is_model(found) else None
+    return tuple(written), found
+
+
+def _kinds(found: Any) -> dict[str, type[BaseModel]]:
+    """Return the models that a section may be of, by what it says its kind is; none if it is not such a section."""
+    parts = [get_args(part) for part in get_args(found) if get_origin(part) is Annotated]
+    return {note.tag: model for model, *notes in parts for note in notes if isinstance(note, Tag)}
 
 
 def _is_model(found: Any) -> bool:

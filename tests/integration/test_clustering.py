@@ -25,15 +25,17 @@ from sparton.errors import DataError, TrainingError
 from sparton.pipeline import PipelineSettings
 from sparton.sgd import bundle
 from sparton.sgd.kmeans import KMeans
-from sparton.sgd.settings import ClusterSettings
-from sparton.sgd.train import train
+from sparton.sgd.possibilistic import PossibilisticCMeans
+from sparton.sgd.settings import ClusterSettings, KMeansSettings, PossibilisticSettings
+from sparton.sgd.train import ClusterSummary, train
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, CLUSTERS = 1500, 4
-TRAINING = ClusterSettings(n_clusters=CLUSTERS, epochs=4, batch_size=100, decay=0.95)
+TRAINING = KMeansSettings(n_clusters=CLUSTERS, epochs=4, batch_size=100, decay=0.95)
+POSSIBILISTIC = PossibilisticSettings(n_clusters=7, epochs=4, batch_size=100, decay=0.9)
 
 
 def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
@@ -68,8 +70,14 @@ def centroids(folder: Path) -> np.ndarray[Any, Any]:
     return np.asarray(bundle.load(str(folder)).centroids)
 
 
-def run(workspace: Path, folder: Path, connection: Connection | None = None, **changes: Any) -> None:
-    settings = TRAINING.model_copy(update=changes)
+def run(
+    workspace: Path,
+    folder: Path,
+    connection: Connection | None = None,
+    settings: ClusterSettings = TRAINING,
+    **changes: Any,
+) -> None:
+    settings = settings.model_copy(update=changes)
     places = (str(folder / "checkpoints"), str(folder / "bundle"))
     train(connection or Connection.local(), str(workspace / "set"), *places, settings)
 
@@ -157,39 +165,103 @@ def test_targets_are_not_read(workspace: Path, tmp_path: Path, spark: SparkSessi
     assert np.array_equal(centroids(tmp_path / "set-model"), centroids(tmp_path / "without-model"))
 
 
-@pytest.mark.parametrize("steps", [7, 15, 40])
+@pytest.mark.parametrize(
+    ("steps", "method", "settings"),
+    [
+        (7, KMeans, TRAINING),
+        (15, KMeans, TRAINING),
+        (40, KMeans, TRAINING),
+        (23, PossibilisticCMeans, POSSIBILISTIC),
+    ],
+)
 def test_a_killed_run_ends_with_the_same_bits(
-    workspace: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+    workspace: Path,
+    tmp_path: Path,
+    steps: int,
+    method: Any,
+    settings: ClusterSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(workspace, tmp_path / "whole", checkpoint_seconds=0)
+    run(workspace, tmp_path / "whole", settings=settings, checkpoint_seconds=0)
     with monkeypatch.context() as patched:
-        update, calls = KMeans.update, iter(range(steps))
+        update, calls = method.update, iter(range(steps))
 
         def dying(*arguments: Any) -> Any:
             if next(calls, None) is None:
                 raise KeyboardInterrupt
             return update(*arguments)
 
-        patched.setattr(KMeans, "update", dying)
+        patched.setattr(method, "update", dying)
         with pytest.raises(KeyboardInterrupt):
-            run(workspace, tmp_path / "killed", checkpoint_seconds=0)
+            run(workspace, tmp_path / "killed", settings=settings, checkpoint_seconds=0)
     assert not (tmp_path / "killed" / "bundle").exists()
-    run(workspace, tmp_path / "killed", checkpoint_seconds=0)
+    run(workspace, tmp_path / "killed", settings=settings, checkpoint_seconds=0)
     assert np.array_equal(centroids(tmp_path / "killed" / "bundle"), centroids(tmp_path / "whole" / "bundle"))
     with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
-        run(workspace, tmp_path / "killed", seed=2)
+        run(workspace, tmp_path / "killed", settings=settings, seed=2)
 
 
 def test_two_horovod_workers_compute_what_simulated_ones_do(
     workspace: Path, tmp_path: Path, spark: SparkSession
 ) -> None:
-    places = (str(workspace / "set"), str(tmp_path / "a"), str(tmp_path / "horovod"), TRAINING)
-    found = launch(train, places, spark, LaunchSettings(workers=2, threads_per_worker=1))
-    assert found[0].steps == found[1].steps == 4 * 8
-    assert found[0].inertia == found[1].inertia
-    simulate(2, lambda connection: run(workspace, tmp_path / "simulated", connection))
-    apart = np.abs(centroids(tmp_path / "horovod") - centroids(tmp_path / "simulated" / "bundle")).max()
-    assert apart < 1e-12
+    folder, chosen = str(workspace / "set"), {"kmeans": TRAINING, "pcm": POSSIBILISTIC}
+    jobs = [
+        (folder, str(tmp_path / f"{name}-checkpoints"), str(tmp_path / name), settings)
+        for name, settings in chosen.items()
+    ]
+
+    def both(connection: Connection, jobs: list[Any]) -> list[ClusterSummary]:
+        return [train(connection, *job) for job in jobs]
+
+    one, two = launch(both, (jobs,), spark, LaunchSettings(workers=2, threads_per_worker=1))
+    for (name, settings), mine, others in zip(chosen.items(), one, two, strict=True):
+        assert mine.steps == others.steps == 4 * 8
+        assert mine.figures == others.figures
+        simulated = tmp_path / f"{name}-simulated"
+        simulate(2, lambda rank: run(workspace, simulated, rank, settings))  # noqa: B023 - is called at once
+        assert np.abs(centroids(tmp_path / name) - centroids(simulated / "bundle")).max() < 1e-12
+
+
+def test_possibilistic_clusters_from_the_set_to_the_report(
+    workspace: Path, tmp_path: Path, spark: SparkSession
+) -> None:
+    chosen = {"method": "pcm", "n_clusters": 7, "gamma_factor": 1.0, "noise_below": 0.2, "epochs": 10, "batch_size": 50}
+    settings = settings_in(workspace, *(f"cluster.{name}={value}" for name, value in chosen.items()))
+    model, assignments, report = (str(tmp_path / name) for name in ("model", "assignments", "report"))
+    summary = pipeline.cluster(settings, output=model).summary
+    assert summary["clusters"] == CLUSTERS
+    assert summary["clusters"] + summary["merged"] + summary["dead"] == 7
+    pipeline.assign(settings, model=model, output=assignments)
+    description = bundle.load(model)
+    assert isinstance(description, bundle.PossibilisticDescription)
+    rows = spark.read.parquet(str(workspace / "set")).toPandas()
+    assigned = spark.read.parquet(assignments).toPandas().set_index("id").loc[rows["id"]]
+    features = np.frombuffer(b"".join(rows["features"]), "<f4").reshape(ROWS, 4)
+    points = description.inputs.coordinates.points(features)
+    near = np.square(points[:, None] - np.asarray(description.centroids)).sum(axis=2) / np.asarray(description.widths)
+    assert np.array_equal(assigned["cluster"], near.argmin(axis=1))
+    assert np.allclose(np.stack(list(assigned["typicality"])), np.exp(-near), atol=1e-4)
+    assert np.allclose(np.stack(list(assigned["distance"])), np.sqrt(near * np.asarray(description.widths)), atol=1e-4)
+    assert np.allclose(assigned["score"], near.min(axis=1), rtol=1e-3, atol=1e-5)
+    noise = np.exp(-near.min(axis=1)) < 0.2
+    assert np.array_equal(assigned["noise"], noise)
+    assert 0 < noise.sum() < ROWS / 2
+    found = pipeline.evaluate(settings, input=assignments, model=model, output=report).summary
+    assert found["noise"] == noise.sum()
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert metrics["labels"]["accuracy"] > 0.99
+    assert metrics["clusters"]["sizes"] == np.bincount(assigned["cluster"][~noise], minlength=CLUSTERS).tolist()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Possibilistic c-means puts" in page
+    assert f"{noise.sum()} rows" in page
+    assert pipeline.info(model, verify=True).details["method"].startswith("possibilistic c-means")
+    with pytest.raises(DataError, match="noise: the assignments were made with a bundle of another method"):
+        pipeline.evaluate(settings, model=model, output=str(tmp_path / "other"))
+    quiet = pipeline.assign(
+        settings_in(workspace, "assign.distances=false"), model=model, output=str(tmp_path / "without")
+    )
+    assert quiet.summary["cluster sizes"]["noise"] == noise.sum()
+    assert spark.read.parquet(str(tmp_path / "without")).where("typicality is not null").count() == 0
 
 
 def test_what_is_no_table_set_is_refused_before_anything_is_written(workspace: Path, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_another_number_of_workers_goes_on_with_the_rows_that_are_left(
         run(training_set, tmp_path, training)
     with caplog.at_level(logging.INFO):
         first, second = simulate(2, lambda connection: run(training_set, tmp_path, training, connection))
-    assert "the checkpoint is of 1 workers, this run has 2" in caplog.text
+    assert "the checkpoint is of a world of 1, this one has 2 workers" in caplog.text
     assert "a step takes 128 rows instead of 64" in caplog.text
     assert rows > 7 * 64
     rest = -(-(rows - 3 * 64) // 128)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import Field, ValidationError
 
 from sparton.config import Config, fingerprint, load_config
@@ -171,3 +172,24 @@ def test_unknown_key_of_an_entry_lists_the_known() -> None:
         load_config(PipelineSettings, None, ['rules.columns={"jet_pt":{"mn":0}}'])
     with pytest.raises(ConfigError, match=r"known keys: min_fraction, classes"):
         load_config(PipelineSettings, None, ['rules.balance={"label":{"xyzzy":0}}'])
+
+
+def test_sections_of_several_kinds_are_as_plain_as_others() -> None:
+    found = load_config(PipelineSettings, None, ["cluster.method=pcm", "cluster.gamma_factor=0.2"])
+    assert (found.cluster.method, found.cluster.model_dump()["gamma_factor"]) == ("pcm", 0.2)
+    assert load_config(PipelineSettings, None).cluster.method == "kmeans"
+    again = PipelineSettings.model_validate(yaml.safe_load(found.to_yaml()))
+    assert again == found
+    for overrides, message in (
+        (
+            ["cluster.method=dbscan"],
+            "--set cluster.method=dbscan: cluster.method: expected 'kmeans' or 'pcm'. Received: dbscan",
+        ),
+        (["cluster.method=kmean"], "expected 'kmeans' or 'pcm'. Received: kmean; did you mean 'kmeans'?"),
+        (["cluster.gamma_factor=1"], "unknown key 'cluster.gamma_factor'; it is one of 'pcm', not of 'kmeans'"),
+        (["cluster.method=pcm", "cluster.gama=1"], "unknown key 'cluster.gama'; did you mean 'gamma_factor'?"),
+        (["cluster.method=pcm", "cluster.decay=2"], "--set cluster.decay=2: cluster.decay: Input should be less than"),
+        (["cluster=3"], "cluster: expected a section with keys. Received: 3"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load_config(PipelineSettings, None, overrides)

@@ -19,7 +19,7 @@ from sparton.sgd.coordinates import Coordinates
 from sparton.sgd.kmeans import KMeans, KMeansState
 from sparton.sgd.method import Figures
 from sparton.sgd.seeding import candidates, first_centroids
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.settings import KMeansSettings
 from sparton.sgd.stopping import Averages, Rule
 
 Array = NDArray[Any]
@@ -34,7 +34,7 @@ def blobs(n: int = 600, d: int = 4, k: int = 5, seed: int = 0) -> tuple[Array, A
 
 
 def kmeans(k: int, d: int, steps: int = 1000, global_batch: int = 32, **changes: Any) -> KMeans:
-    settings = ClusterSettings(n_clusters=k, precision="float64", **{"reseed_ratio": 0.0, **changes})
+    settings = KMeansSettings(n_clusters=k, precision="float64", **{"reseed_ratio": 0.0, **changes})
     return KMeans(settings, Coordinates.of([0.0] * d), steps, global_batch)
 
 
@@ -215,10 +215,10 @@ def test_training_ends_when_smoothed_inertia_rests() -> None:
     averages = Averages()
     falling = [averages.observe(Figures(8.0 - number, 2.0, 1.0), rule) for number in range(5)]
     assert not any(falling)
-    assert averages.inertia == pytest.approx(((((4 * 0.5 + 3.5 * 0.5) + 3) / 2 + 2.5) / 2 + 2) / 2)
+    assert averages.objective == pytest.approx(((((4 * 0.5 + 3.5 * 0.5) + 3) / 2 + 2.5) / 2 + 2) / 2)
     assert [averages.observe(Figures(20.0, 2.0, 1.0), rule) for _ in range(3)] == [False, False, True]
     assert not averages.observe(Figures(0.0, 0.0, 0.0), rule)  # a step without rows
-    averages.restart()
+    averages.restart(rule)
     assert not averages.observe(Figures(30.0, 2.0, 1.0), rule)
 
 

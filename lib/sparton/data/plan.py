@@ -11,9 +11,10 @@ that remains, and is sliced in the same way.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,6 +211,11 @@ class Position:
     def start(cls, world_size: int, epoch: int = 0) -> Position:
         """Return the beginning of an epoch."""
         return cls(epoch, ((world_size, 0),))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Position:
+        """Return what :func:`dataclasses.asdict` made plain, or JSON of it."""
+        return cls(values["epoch"], tuple((world_size, steps) for world_size, steps in values["parts"]))
 
     @property
     def step(self) -> int:

@@ -80,10 +80,20 @@ TABLE_ASSIGNMENTS_ARROW = pa.schema(
 )
 """One row of a plain table; ``distance`` to every centroid (or null), ``score`` the distance to the nearest."""
 
+TABLE_TYPICALITIES_ARROW = pa.schema(
+    [
+        *TABLE_ASSIGNMENTS_ARROW,
+        pa.field("typicality", pa.list_(pa.float32())),
+        pa.field("noise", pa.bool_()),
+    ]
+)
+"""The same by possibilistic clusters: ``score`` is minus the logarithm of the largest of the typicalities, which are
+null where ``distance`` is; ``noise`` tells whether that is too small, ``cluster`` is the most typical one all the same.
+"""
+
 JETS_SCHEMA: StructType = from_arrow_schema(JETS_ARROW)
 TRAINING_SCHEMA: StructType = from_arrow_schema(TRAINING_ARROW)
 ASSIGNMENTS_SCHEMA: StructType = from_arrow_schema(ASSIGNMENTS_ARROW)
-TABLE_ASSIGNMENTS_SCHEMA: StructType = from_arrow_schema(TABLE_ASSIGNMENTS_ARROW)
 
 
 def require_columns(found: Iterable[str], expected: Iterable[str], table: str) -> None:

@@ -110,13 +110,13 @@ class Checkpoints:
         return f"the last good checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
 
 
-def take_over(position: Position, world_size: int, batch_size: int) -> Position:
-    """Return the position at which a world of this size goes on; where it is of another size, say what that changes."""
-    before = position.world_size
-    if world_size != before:
+def take_over(position: Position, connection: Connection, batch_size: int) -> Position:
+    """Return the position at which a world goes on; where it is of another size, rank 0 says what that changes."""
+    before, world_size = position.world_size, connection.world.size
+    if world_size != before and connection.world.is_root:
         logger.warning(
-            "the checkpoint is of %d workers, this run has %d: it goes on with the rows that they have left, but a "
-            "step takes %d rows instead of %d, so the result is not that of an uninterrupted run of either",
+            "the checkpoint is of a world of %d, this one has %d workers: it goes on with the rows that they have left, "
+            "but a step takes %d rows instead of %d, so the result is not that of an uninterrupted run of either",
             before,
             world_size,
             world_size * batch_size,

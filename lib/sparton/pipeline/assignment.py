@@ -11,7 +11,6 @@ from sparton import storage
 from sparton.data.schema import (
     ASSIGNMENTS_ARROW,
     JETS_ARROW,
-    TABLE_ASSIGNMENTS_SCHEMA,
     TRAINING_ARROW,
     require_columns,
 )
@@ -65,7 +64,7 @@ def assign(
 
     def body(staging: str) -> dict[str, Any]:
         started = time.perf_counter()
-        of_table = bundle_kind(inputs["model"]) == "kmeans"
+        of_table = bundle_kind(inputs["model"]) == "table"
         unit = "rows" if of_table else "jets"
         spark = spark_session(settings.spark, "sparton assign")
         url = storage.spark_url(staging)
@@ -73,16 +72,22 @@ def assign(
             assigned = (_assigned_rows if of_table else _assigned_jets)(spark, inputs, settings)
             assigned.write.mode("overwrite").parquet(url)
         seconds = time.perf_counter() - started
-        sizes = spark.read.parquet(storage.spark_source(staging)).groupBy("cluster").count().collect()
-        counts = {row["cluster"]: row["count"] for row in sizes}
+        counts = _counts(spark.read.parquet(storage.spark_source(staging)))
         total = sum(counts.values())
-        return {
-            unit: total,
-            "cluster sizes": {str(cluster): counts[cluster] for cluster in sorted(counts)},
-            f"{unit}/s": round(total / seconds, 1),
-        }
+        return {unit: total, "cluster sizes": counts, f"{unit}/s": round(total / seconds, 1)}
 
     return run_stage(call, body)
+
+
+def _counts(assigned: DataFrame) -> dict[str, int]:
+    """Return the rows of each cluster, and those that are noise where the method knows such."""
+    from pyspark.sql import functions as F
+
+    noise = F.col("noise") if "noise" in assigned.columns else F.lit(False)
+    found = assigned.groupBy(F.when(~noise, F.col("cluster")).alias("cluster")).count().collect()
+    counts = {row["cluster"]: row["count"] for row in found}
+    named = {str(cluster): counts[cluster] for cluster in sorted(counts.keys() - {None})}
+    return named | ({"noise": counts[None]} if None in counts else {})
 
 
 def _assigned_jets(spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings) -> DataFrame:
@@ -94,15 +99,18 @@ def _assigned_jets(spark: SparkSession, inputs: dict[str, str], settings: Pipeli
 
 
 def _assigned_rows(spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings) -> DataFrame:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     from sparton.sgd import bundle
-    from sparton.sgd.predict import assign_batches
+    from sparton.sgd.predict import assign_batches, schema_of
     from sparton.sgd.train import read_table_set
 
     description = bundle.load(inputs["model"])
     require_features(read_table_set(inputs["rows"]).feature_names, description.inputs.feature_names, inputs["rows"])
-    assign = partial(assign_batches, clusters=description.clusters, distances=settings.assign.distances)
+    clusters = description.clusters
+    assign = partial(assign_batches, clusters=clusters, distances=settings.assign.distances)
     rows = spark.read.parquet(storage.spark_source(inputs["rows"])).select("id", "features")
-    return rows.mapInArrow(assign, TABLE_ASSIGNMENTS_SCHEMA)
+    return rows.mapInArrow(assign, from_arrow_schema(schema_of(clusters)))
 
 
 def require_features(found: Sequence[str], expected: Sequence[str], path: str) -> None:

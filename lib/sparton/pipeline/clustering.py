@@ -9,6 +9,7 @@ from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, ke
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.pipeline.times import time_figures
 
 SHOWN_SIZES = 20
 
@@ -16,7 +17,7 @@ SHOWN_SIZES = 20
 def cluster(
     settings: PipelineSettings, *, input: str | None = None, output: str | None = None, force: bool = False
 ) -> StageResult:
-    """Cluster the rows of a table set by k-means and publish the bundle.
+    """Cluster the rows of a table set by k-means or possibilistic c-means and publish the bundle.
 
     Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
     that was killed is continued from there; ``force`` starts anew. Targets are not read.
@@ -39,7 +40,8 @@ def cluster(
     DataError
         If the input is not a table set, no feature varies, or a shard is not what its manifest says.
     TrainingError
-        If there are fewer distinct rows than clusters, slots are missing, a worker fails or ranks disagree.
+        If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, slots are
+        missing, a worker fails or ranks disagree.
     """
     data, chosen = settings.folder("set", input), settings.cluster
     sections = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
@@ -59,8 +61,10 @@ def cluster(
             "steps": summary.steps,
             "epochs": summary.epochs,
             "rows/s in training steps": summary.rows_per_second,
-            "inertia": summary.inertia,
+            "clusters": len(summary.sizes),
+            **{name.replace("_", " "): value for name, value in summary.figures.items()},
             "cluster sizes": _shown(summary.sizes),
+            **time_figures(summary.times),
         }
 
     return run_stage(call, body)

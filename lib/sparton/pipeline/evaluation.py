@@ -45,7 +45,7 @@ class EvaluateSettings(Config):
     seed
         Seed of the sample and of the baselines.
     elbow
-        Of a table: further numbers of clusters that the sample is clustered into, to compare their inertia and
+        Of a table: further numbers of clusters that k-means divides the sample into, to compare their inertia and
         silhouette.
     """
 
@@ -112,7 +112,7 @@ def evaluate(
         from sparton.report.page import write_report
 
         spark = spark_session(settings.spark, "sparton evaluate")
-        of_table = bundle_kind(inputs["model"]) == "kmeans"
+        of_table = bundle_kind(inputs["model"]) == "table"
         metrics, figures = (_of_table if of_table else _of_jets)(spark, inputs, settings.evaluate)
         content = _content(metrics, figures, call, settings)
         storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
@@ -286,6 +286,8 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
 def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:
     sizes = list(metrics.clusters.sizes)
     summary: dict[str, Any] = {f"{metrics.split} {metrics.unit}": metrics.rows, "cluster sizes": sizes}
+    if metrics.noise is not None:
+        summary["noise"] = metrics.noise
     if metrics.labels:
         summary["clustering accuracy"] = metrics.labels.accuracy
         for item in metrics.baselines:

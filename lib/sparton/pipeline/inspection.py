@@ -35,6 +35,14 @@ KINDS = {
     "assign": "assignments",
     "evaluate": "report",
 }
+METHODS = {"kmeans": "k-means", "pcm": "possibilistic c-means"}
+TABLE_FIGURES = {
+    "mean_inertia": "mean squared distance",
+    "mean_cost": "mean cost",
+    "merged": "centroids merged",
+    "dead": "centroids without rows",
+}
+"""Numbers of a table's clusters that are shown, by their names in the bundle."""
 SUMS = "SHA256SUMS"
 SHOWN_ROWS = 20  # of a quarantine
 LOG_WIDTH = 120  # characters, where there is no terminal to measure
@@ -281,7 +289,7 @@ def _bundle(folder: str, files: list[str]) -> dict[str, Any]:
     """Return what a bundle holds and what it was trained on."""
     if DESCRIPTION not in files:
         return {}
-    return _table_bundle(folder) if bundle_kind(folder) == "kmeans" else _jets_bundle(folder)
+    return _table_bundle(folder) if bundle_kind(folder) == "table" else _jets_bundle(folder)
 
 
 def _table_bundle(folder: str) -> dict[str, Any]:
@@ -290,11 +298,11 @@ def _table_bundle(folder: str) -> dict[str, Any]:
     found = read_description(folder)
     training, metrics = found.training, storage.read_json(storage.join(folder, METRICS))
     return {
-        "method": "k-means by stochastic gradient descent",
+        "method": f"{METHODS[found.kind]} by stochastic gradient descent",
         "clusters": len(found.centroids),
         "features": ", ".join(found.inputs.feature_names),
         "scaling": found.inputs.scaling,
-        "mean squared distance": metrics["mean_inertia"],
+        **{shown: metrics[name] for name, shown in TABLE_FIGURES.items() if name in metrics},
         "trained on": f"{training['rows']:,} rows by {training['workers']} worker(s)",
         "versions": _versions(found.versions),
     }

@@ -17,7 +17,7 @@ from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
 from sparton.pipeline.session import SparkSettings
 from sparton.pipeline.watch_settings import WatchSettings
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.settings import ClusterSettings, KMeansSettings
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 
 
@@ -31,7 +31,8 @@ class PipelineSettings(Config):
         ``serving``, ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
     kind
         What the pipeline is about: ``jets``, trained and assigned by UCluster, or ``table``, any table of numbers,
-        clustered by k-means. It decides which stages ``run`` takes, and what ``prepare`` makes without ``--kind``.
+        clustered by one of the methods of ``cluster``. It decides which stages ``run`` takes, and what ``prepare``
+        makes without ``--kind``.
     generate, ingest, prepare, table, rules, model, train, cluster, assign, evaluate
         What the stages compute (``table``: what ``prepare --kind table`` does; ``rules``: what ``validate`` checks);
         these decide whether an output is up to date.
@@ -52,7 +53,7 @@ class PipelineSettings(Config):
     rules: RulesSettings = RulesSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
-    cluster: ClusterSettings = ClusterSettings()
+    cluster: ClusterSettings = KMeansSettings()
     launch: LaunchSettings = LaunchSettings()
     assign: AssignSettings = AssignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -34,6 +34,11 @@ MOST_CLASSES = 100
 SHOWN_FEATURES = 6
 """Features whose statistics the page lists; the others are in ``metrics.json``."""
 
+ROWS_TAKEN = ("scaling", "epochs", "batch_size", "precision", "seed")
+"""Settings of another method that k-means takes over for the comparison of numbers of clusters."""
+
+METHODS = {"kmeans": "K-means", "pcm": "Possibilistic c-means"}
+
 PARTIAL_ARROW = pa.schema([pa.field("sums", pa.binary())])
 
 
@@ -92,17 +97,24 @@ def evaluate_table(
     manifest.rows(settings.split)  # a split that is not there is named
     joined = _join(spark, inputs, settings.split).cache()
     try:
-        tally = _tally(joined, description)
-        expected = manifest.rows(settings.split)
-        if tally.rows != expected:
+        noise = _noise(joined, description)
+        kept = joined if noise is None else joined.where("not noise")
+        tally = _tally(kept, description)
+        found, expected = tally.rows + (noise or 0), manifest.rows(settings.split)
+        if found != expected:
             raise DataError(
-                f"{inputs['assignments']}: {tally.rows} assignments for the {expected} rows of the split "
+                f"{inputs['assignments']}: {found} assignments for the {expected} rows of the split "
                 f"{settings.split!r} of {inputs['set']}; assign this set again"
             )
-        drawn = _sample(joined, settings)
+        if noise == expected:
+            raise DataError(
+                f"{inputs['assignments']}: all {noise} rows of the split {settings.split!r} are noise, expected some "
+                "in clusters; raise cluster.gamma_factor or lower cluster.noise_below, cluster and assign again"
+            )
+        drawn = _sample(kept, settings)
     finally:
         joined.unpersist()
-    return _measure(tally, drawn, description, settings)
+    return _measure(tally, drawn, description, settings, noise)
 
 
 def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
@@ -113,7 +125,15 @@ def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
     rows = spark.read.parquet(storage.spark_source(inputs["set"]))
     require_columns(rows.columns, ("split", *TABLE_ARROW.names), inputs["set"])
     chosen = rows.where(F.col("split") == split).select("id", "features", "target")
-    return chosen.join(assignments.select("id", "cluster"), "id")
+    found = [name for name in ("cluster", "noise") if name in assignments.columns]
+    return chosen.join(assignments.select("id", *found), "id")
+
+
+def _noise(joined: DataFrame, description: Description) -> int | None:
+    """Return the rows that are noise; None where the bundle's method knows no noise."""
+    if (description.kind == "pcm") != ("noise" in joined.columns):
+        raise DataError("noise: the assignments were made with a bundle of another method, assign again")
+    return joined.where("noise").count() if description.kind == "pcm" else None
 
 
 def _tally(joined: DataFrame, description: Description) -> TableTally:
@@ -159,7 +179,7 @@ def _sample(joined: DataFrame, settings: EvaluateSettings) -> pd.DataFrame:
 
 
 def _measure(
-    tally: TableTally, drawn: pd.DataFrame, description: Description, settings: EvaluateSettings
+    tally: TableTally, drawn: pd.DataFrame, description: Description, settings: EvaluateSettings, noise: int | None
 ) -> tuple[EvaluationMetrics, TableSample]:
     from sparton.report.content import EvaluationMetrics
     from sparton.report.profiles import cluster_profiles, describe_clusters
@@ -174,15 +194,16 @@ def _measure(
     telling = telling_features(tally.deviations, tally.sizes)[:SHOWN_FEATURES]
     metrics = EvaluationMetrics(
         split=settings.split,
-        rows=tally.rows,
+        rows=tally.rows + (noise or 0),
         n_clusters=n_clusters,
         clusters=describe_clusters(tally.sizes, distance, points, cluster, settings.seed),
         profiles=cluster_profiles(_moments(tally, names, rows, cluster), labels),
         labels=labels,
-        method="K-means",
+        method=METHODS[description.kind],
         unit="rows",
         shown=tuple(names[index] for index in telling),
         elbow=_elbow(rows, description, settings),
+        noise=noise,
     )
     return metrics, TableSample(points, cluster, clusters.centroids, tally.deviations, names)
 
@@ -218,19 +239,20 @@ def _label_metrics(labelled: pd.DataFrame, n_clusters: int) -> LabelMetrics | No
 
 
 def _elbow(rows: NDArray[np.float32], description: Description, settings: EvaluateSettings) -> tuple[ElbowPoint, ...]:
-    """Cluster the sample into each of the numbers of clusters that were asked for."""
+    """Divide the sample by k-means into each of the numbers of clusters that were asked for."""
     from sparton.config import validate
     from sparton.report.content import ElbowPoint
     from sparton.report.profiles import sampled_silhouette
-    from sparton.sgd.settings import ClusterSettings
+    from sparton.sgd.settings import KMeansSettings
     from sparton.sgd.train import fit
 
-    chosen = {name: value for name, value in description.training.items() if name in ClusterSettings.model_fields}
-    training = validate(ClusterSettings, chosen, "model.json")
+    names = KMeansSettings.model_fields if description.kind == "kmeans" else ROWS_TAKEN
+    chosen = {name: value for name, value in description.training.items() if name in names}
+    training = validate(KMeansSettings, chosen, "model.json")
     points = []
     for k in settings.elbow:
         found = fit(rows, training.model_copy(update={"n_clusters": k}))
         label = found.clusters.assign(rows)[0]
         silhouette, _ = sampled_silhouette(found.clusters.coordinates.points(rows), label, settings.seed)
-        points.append(ElbowPoint(k, found.inertia / len(rows), silhouette))
+        points.append(ElbowPoint(k, found.objective / len(rows), silhouette))
     return tuple(points)

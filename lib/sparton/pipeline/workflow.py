@@ -53,6 +53,6 @@ def _jets_rows(by_stage: dict[str, StageResult]) -> dict[str, Any]:
 
 
 def _table_rows(by_stage: dict[str, StageResult]) -> dict[str, Any]:
-    clustered = by_stage["cluster"].summary
-    named = ("workers", "epochs", "steps", "rows/s in training steps", "inertia")
-    return {"rows": by_stage["prepare"].summary["rows kept"], **{name: clustered[name] for name in named}}
+    clustered = dict(by_stage["cluster"].summary)
+    del clustered["cluster sizes"]  # those that evaluate found are below
+    return {"rows": by_stage["prepare"].summary["rows kept"], **clustered}

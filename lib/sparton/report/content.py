@@ -29,6 +29,7 @@ class EvaluationMetrics:
     ``rows`` counts the jets of the split, or what ``unit`` calls them; ``labels`` is None if they carry no labels;
     ``even_sizes`` tells whether the method was told that the clusters are of about equal size; ``elbow`` compares
     numbers of clusters. The page shows the profile columns named in ``shown``, all of them where it is empty.
+    ``noise`` counts the rows of no cluster, which enter nothing but ``rows``; None where each row has one.
     """
 
     split: str
@@ -43,6 +44,7 @@ class EvaluationMetrics:
     unit: str = "jets"
     shown: tuple[str, ...] = ()
     elbow: tuple[ElbowPoint, ...] = ()
+    noise: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return nested dicts and lists of JSON types; numbers that are not finite become None."""

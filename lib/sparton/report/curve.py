@@ -19,7 +19,7 @@ from sparton.report.style import COLOURS, GRID, INK, MUTED, new_figure, note, st
 FloatArray = npt.NDArray[np.float64]
 
 _SPLITS = {"train": (0, (4, 2)), "val": "solid", "test": "solid", "smoothed": "solid", "": "solid"}
-_LOSSES = ("loss", "focal", "clustering", "total", "inertia")
+_LOSSES = ("loss", "focal", "clustering", "total", "inertia", "cost")
 _NOT_DRAWN = ("epoch", "step", "phase", "seconds", "time")
 _LABELS = {
     "alpha": r"$\alpha$ (inverse temperature)",
@@ -30,6 +30,7 @@ _LABELS = {
     "focal": "focal loss",
     "clustering": "clustering loss",
     "inertia": "mean squared distance",
+    "cost": "mean cost",
     "rows_per_second": "rows / s",
 }
 _PHASES = {"pretrain": "pre-training", "joint": "joint training"}

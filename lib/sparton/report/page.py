@@ -47,12 +47,12 @@ def render(content: ReportContent) -> str:
 
 def _headline(metrics: EvaluationMetrics) -> str:
     """Say the result in one or two sentences."""
-    rows, labels, unit = _count(metrics.rows), metrics.labels, escape(metrics.unit)
+    rows, labels, unit = _count(metrics.rows - (metrics.noise or 0)), metrics.labels, escape(metrics.unit)
     if labels is None:
         shares = [profile.fraction for profile in metrics.profiles]
         sizes = f"{_percent(min(shares))} to {_percent(max(shares))} of them"
         clusters = f"{metrics.n_clusters} clusters of {sizes} each"
-        return f"{escape(metrics.method)} split {rows} {unit} without labels into {clusters}."
+        return f"{escape(metrics.method)} split {rows} {unit} without labels into {clusters}.{_noise(metrics)}"
     text = (
         f"{escape(metrics.method)} puts <strong>{_percent(labels.accuracy)}</strong> of {_count(labels.rows)} {unit} "
         "into the cluster of their class, without having seen a label."
@@ -69,7 +69,15 @@ def _headline(metrics: EvaluationMetrics) -> str:
         text += f" The best mass cuts that labels can buy reach {_percent(oracle.accuracy)}."
     if metrics.even_sizes:
         text += " It was trained to make clusters of about equal size (<code>train.balance</code>)."
-    return text
+    return text + _noise(metrics)
+
+
+def _noise(metrics: EvaluationMetrics) -> str:
+    """Say how many rows belong to no cluster, where the method tells."""
+    if metrics.noise is None:
+        return ""
+    share = _percent(metrics.noise / metrics.rows)
+    return f" {_count(metrics.noise)} {escape(metrics.unit)} ({share}) are noise, and in none of the figures below."
 
 
 def _cards(metrics: EvaluationMetrics) -> list[tuple[str, str, str]]:
@@ -85,7 +93,8 @@ def _cards(metrics: EvaluationMetrics) -> list[tuple[str, str, str]]:
         f"nearest over second nearest distance above {AMBIGUOUS_RATIO:g}",
     )
     if labels is None:
-        return [(_count(metrics.rows), metrics.unit, f"in {metrics.n_clusters} clusters"), silhouette, balance, share]
+        rows = metrics.rows - (metrics.noise or 0)
+        return [(_count(rows), metrics.unit, f"in {metrics.n_clusters} clusters"), silhouette, balance, share]
     return [
         (_percent(labels.accuracy), "accuracy", "one assignment over the whole split"),
         (_number(labels.adjusted_rand_index), "adjusted Rand index", "0 is chance, 1 is perfect"),

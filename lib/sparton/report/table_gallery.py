@@ -113,7 +113,7 @@ def _scatter(rows: TableSample, groups: Any, seed: int) -> Iterator[ReportFigure
         "points",
         "Rows, by cluster",
         "Each point is a row, seen along the two directions of largest variance of the scaled features; its colour is "
-        "the nearest centroid (crosses). What overlaps here may be apart along other directions.",
+        "its cluster (crosses: the centroids). What overlaps here may be apart along other directions.",
         figures.embedding_scatter(
             figures.Projection(projection.points[drawn], projection.centroids, projection.explained),
             rows.cluster[drawn],

@@ -6,16 +6,16 @@ import json
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from sparton import checksums, storage
 from sparton.config import Config, validate
 from sparton.data.manifest import TableManifest
 from sparton.errors import ConfigError, DataError
-from sparton.sgd.clusters import Clusters
+from sparton.sgd.clusters import Clusters, PossibilisticClusters
 from sparton.sgd.coordinates import Coordinates
 
-KIND: Final = "kmeans"
 FORMAT: Final = 1
 DESCRIPTION, METRICS, CURVE = "model.json", "metrics.json", "training_curve.csv"
 CHECKED = (DESCRIPTION, METRICS, CURVE)
@@ -67,7 +67,7 @@ class TableInputs(Config):
 
 
 class Description(Config):
-    """What ``model.json`` says.
+    """What ``model.json`` of a k-means bundle says.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Description(Config):
         Versions of the packages that trained it.
     """
 
-    kind: Literal["kmeans"] = KIND
+    kind: Literal["kmeans", "pcm"] = "kmeans"
     format: Literal[1] = FORMAT
     inputs: TableInputs
     centroids: tuple[tuple[float, ...], ...] = Field(min_length=1)
@@ -107,6 +107,61 @@ class Description(Config):
     def clusters(self) -> Clusters:
         """What assigns rows."""
         return Clusters(self.inputs.coordinates, np.asarray(self.centroids, np.float64), self.precision)
+
+
+class PossibilisticDescription(Description):
+    """What ``model.json`` of a bundle of possibilistic c-means says.
+
+    Attributes
+    ----------
+    widths
+        [k], gamma of each cluster among the points.
+    noise_below
+        Rows whose largest typicality is below this are noise.
+    """
+
+    kind: Literal["pcm"] = "pcm"
+    widths: tuple[Annotated[float, Field(gt=0)], ...]
+    noise_below: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _as_many_widths(self) -> PossibilisticDescription:
+        if len(self.widths) != len(self.centroids):
+            raise ValueError(f"expected {len(self.centroids)} widths, as many as centroids")
+        return self
+
+    @property
+    def clusters(self) -> PossibilisticClusters:
+        """What assigns rows."""
+        centroids, widths = np.asarray(self.centroids, np.float64), np.asarray(self.widths, np.float64)
+        return PossibilisticClusters(
+            self.inputs.coordinates, centroids, self.precision, widths=widths, noise_below=self.noise_below
+        )
+
+
+KINDS: Final[dict[str, type[Description]]] = {"kmeans": Description, "pcm": PossibilisticDescription}
+
+
+def describe(
+    inputs: TableInputs,
+    clusters: Clusters,
+    counts: NDArray[np.float64],
+    training: dict[str, Any],
+    versions: dict[str, str],
+) -> Description:
+    """Return the description of clusters; see :class:`Description` for the arguments."""
+    shared: dict[str, Any] = {
+        "inputs": inputs,
+        "centroids": tuple(map(tuple, clusters.centroids.tolist())),
+        "counts": tuple(counts.tolist()),
+        "precision": clusters.precision,
+        "training": training,
+        "versions": versions,
+    }
+    if isinstance(clusters, PossibilisticClusters):
+        widths = tuple(clusters.widths.tolist())
+        return PossibilisticDescription(**shared, widths=widths, noise_below=clusters.noise_below)
+    return Description(**shared)
 
 
 def save(folder: str, description: Description, metrics: dict[str, Any], curve: str) -> None:
@@ -155,13 +210,13 @@ def parse(text: str, path: str) -> Description:
     except ValueError:
         raise DataError(f"{path}: not readable as JSON; the bundle is damaged, cluster again") from None
     found = (values.get("kind"), values.get("format")) if isinstance(values, dict) else (None, None)
-    if found != (KIND, FORMAT):
+    if found[0] not in KINDS or found[1] != FORMAT:
         raise DataError(
-            f"{path}: a bundle of kind {found[0]!r}, format {found[1]!r}; expected {KIND!r}, format {FORMAT}, as made "
-            "by 'sparton cluster'"
+            f"{path}: a bundle of kind {found[0]!r}, format {found[1]!r}; expected {' or '.join(map(repr, KINDS))}, "
+            f"format {FORMAT}, as made by 'sparton cluster'"
         )
     try:
-        return validate(Description, values, path)
+        return validate(KINDS[found[0]], values, path)
     except ConfigError as error:
         raise DataError(f"{error}; the bundle is damaged, cluster again") from None
 

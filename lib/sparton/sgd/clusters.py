@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.errors import DataError
-from sparton.sgd import compute
+from sparton.sgd import compute, typicality
 from sparton.sgd.coordinates import Coordinates
 
 Array = NDArray[Any]
@@ -58,12 +59,16 @@ class Clusters:
             If rows have another number of columns, or values are not finite.
         """
         self._check(rows)
-        label = compute.nearest(rows, self.coordinates, self.centroids, self.precision, threads)
+        label = self._labels(rows, threads)
         distance = np.empty(len(rows), np.float32)
         for part in _parts(len(rows)):
             away = self.coordinates.points(rows[part]) - self.centroids[label[part]]
             distance[part] = np.sqrt(np.einsum("nd,nd->n", away, away))
         return label, distance
+
+    def scores(self, label: NDArray[np.int32], distance: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how unusual rows are, float32 [n], from what :meth:`assign` returned: here the distance itself."""
+        return distance
 
     def distances(self, rows: Array) -> NDArray[np.float32]:
         """Return the distances of rows to all centroids, among the points, float32 [n, k]."""
@@ -83,6 +88,9 @@ class Clusters:
             found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
         return found
 
+    def _labels(self, rows: Array, threads: int | None) -> NDArray[np.int32]:
+        return compute.nearest(rows, self.coordinates, self.centroids, self.precision, threads)
+
     def _check(self, rows: Array) -> None:
         width = self.coordinates.dimensions
         if rows.ndim != 2 or rows.shape[1] != width:
@@ -90,6 +98,44 @@ class Clusters:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=0))
         if bad.size:
             raise DataError(f"rows: feature {bad[0]} has values that are not finite; drop or fill these rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PossibilisticClusters(Clusters):
+    """Clusters of possibilistic c-means: a row is assigned to the one in which it is most typical, or is noise.
+
+    Attributes
+    ----------
+    widths
+        gamma float64 [k]; the typicality at a distance r from a centroid is ``exp(-r^2 / gamma)``.
+    noise_below
+        Rows whose largest typicality is below this are noise.
+    """
+
+    widths: NDArray[np.float64]
+    noise_below: float
+
+    def scores(self, label: NDArray[np.int32], distance: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how unusual rows are, float32 [n]: ``r^2 / gamma``, minus the logarithm of the largest typicality."""
+        return (np.square(distance, dtype=np.float64) / self.widths[label]).astype(np.float32)
+
+    def noise(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which rows are noise, bool [n], from their scores."""
+        return score > (-math.log(self.noise_below) if self.noise_below else math.inf)
+
+    def typicalities(self, distances: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the typicality in each cluster, float32 [n, k], from what :meth:`distances` returned."""
+        return np.exp(np.square(distances, dtype=np.float64) / -self.widths).astype(np.float32)
+
+    def two_nearest(self, rows: Array) -> NDArray[np.float32]:
+        """Return the two smallest distances in units of the clusters' widths, float32 [n, 2]; k is at least 2."""
+        found = np.empty((len(rows), 2), np.float32)
+        for part in _parts(len(rows)):
+            found[part] = np.partition(self.distances(rows[part]) / np.sqrt(self.widths), 1, axis=1)[:, :2]
+        return found
+
+    def _labels(self, rows: Array, threads: int | None) -> NDArray[np.int32]:
+        return typicality.nearest(rows, self.coordinates, self.centroids, self.widths, self.precision, threads)
 
 
 def _parts(n: int) -> Iterator[slice]:

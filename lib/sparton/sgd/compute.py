@@ -89,9 +89,9 @@ def nearest(
     kernel = _implementation().nearest
     values = (rows, coordinates.origin.astype(dtype), coordinates.factor.astype(dtype), rounded, half, chunk, label)
     # A part ends where a chunk does, so each row has the same neighbours in its chunk whatever the number of threads.
-    limits = _limits(-(-n // chunk), _workers(threads, n * k * coordinates.dimensions)) * chunk
+    limits = part_limits(-(-n // chunk), workers(threads, n * k * coordinates.dimensions)) * chunk
     limits[-1] = n
-    _each_part(limits, lambda low, high, _: kernel(low, high, *values), len(limits) - 1)
+    each_part(limits, lambda low, high, _: kernel(low, high, *values), len(limits) - 1)
     return label
 
 
@@ -124,7 +124,7 @@ def accumulate(
         Weighted sum of the squared distances.
     """
     shape = centroids.shape
-    limits = _limits(len(rows), min(MOST_PARTS, -(-len(rows) // SUMMED_ROWS)))
+    limits = part_limits(len(rows), min(MOST_PARTS, -(-len(rows) // SUMMED_ROWS)))
     parts = len(limits) - 1
     residuals, counts, inertia = np.zeros((parts, *shape)), np.zeros((parts, shape[0])), np.zeros((parts, 1))
     kernel = _implementation().accumulate
@@ -133,7 +133,7 @@ def accumulate(
     def run(low: int, high: int, part: int) -> None:
         kernel(low, high, *values, residuals[part], counts[part], inertia[part])
 
-    _each_part(limits, run, _workers(threads, len(rows) * shape[1] * 16))
+    each_part(limits, run, workers(threads, len(rows) * shape[1] * 16))
     if parts == 1:
         return residuals[0], counts[0], float(inertia[0, 0])
     return residuals.sum(axis=0), counts.sum(axis=0), float(inertia.sum())
@@ -176,20 +176,21 @@ def _implementation() -> ModuleType:
     return kernels
 
 
-def _workers(threads: int | None, work: float) -> int:
+def workers(threads: int | None, work: float) -> int:
+    """Return how many threads to use for so many multiplications."""
     if work < THREADED_WORK:
         return 1
     return n_threads() if threads is None else threads
 
 
-def _limits(size: int, parts: int) -> NDArray[np.int64]:
+def part_limits(size: int, parts: int) -> NDArray[np.int64]:
     """Return the limits of at most ``parts`` parts, at least one, of ``size`` things."""
     parts = max(1, min(parts, size))
     return np.arange(parts + 1, dtype=np.int64) * size // parts
 
 
-def _each_part(limits: NDArray[np.int64], run: Callable[[int, int, int], None], threads: int) -> None:
-    """Call ``run(low, high, part)`` for each part."""
+def each_part(limits: NDArray[np.int64], run: Callable[[int, int, int], None], threads: int) -> None:
+    """Call ``run(low, high, part)`` for each part that is not empty, on so many threads."""
     bounds = limits.tolist()
     threads = min(threads, len(bounds) - 1)
 

@@ -5,25 +5,28 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from sparton.sgd.method import Words
 
 
 @dataclass(frozen=True)
 class CurveRow:
     """One epoch.
 
-    Inertia is the mean squared distance from the nearest centroid, over the epoch's batches and smoothed at its end;
-    the move is the largest of a centroid in a step; the smallest cluster is a share of what the centroids stand for.
+    The objective, which each method calls by a name of its own, is a mean over rows: over the epoch's batches, and
+    smoothed at its end. The move is the largest of a centroid in a step; the smallest cluster is a share of what the
+    centroids stand for; mended are the centroids that were put elsewhere or left out.
     """
 
     epoch: int
     step: int
-    train_inertia: float
-    smoothed_inertia: float
+    train_objective: float
+    smoothed_objective: float
     largest_move: float
     smallest_cluster: float
-    reseeded: int
+    mended: int
     rows_per_second: float
     seconds: float
 
@@ -31,19 +34,27 @@ class CurveRow:
         """Return the row as plain values."""
         return asdict(self)
 
-    def line(self, epochs: int) -> str:
+    def named(self, words: Words) -> dict[str, Any]:
+        """Return the row as plain values, by the method's words."""
+        names = {f"{kind}_objective": f"{kind}_{words.objective}" for kind in ("train", "smoothed")}
+        names["mended"] = words.mended
+        return {names.get(name, name): value for name, value in asdict(self).items()}
+
+    def line(self, epochs: int, words: Words) -> str:
         """Return what the log says of the epoch."""
-        reseeded = f", {self.reseeded} re-seeded" if self.reseeded else ""
+        mended = f", {self.mended} {words.mended}" if self.mended else ""
         return (
-            f"epoch {self.epoch}/{epochs}: inertia {self.train_inertia:.6g}, largest move {self.largest_move:.3g}, "
-            f"smallest cluster {self.smallest_cluster:.4f}{reseeded}, {self.rows_per_second:.0f} rows/s"
+            f"epoch {self.epoch}/{epochs}: {words.objective} {self.train_objective:.6g}, largest move "
+            f"{self.largest_move:.3g}, smallest cluster {self.smallest_cluster:.4f}{mended}, "
+            f"{self.rows_per_second:.0f} rows/s"
         )
 
 
-def to_csv(rows: Sequence[CurveRow]) -> str:
-    """Return the rows as CSV text with a header."""
+def to_csv(rows: Sequence[CurveRow], words: Words) -> str:
+    """Return the rows, at least one, as CSV text with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(CurveRow)], lineterminator="\n")
+    named = [row.named(words) for row in rows]
+    writer = csv.DictWriter(text, list(named[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.to_json() for row in rows)
+    writer.writerows(named)
     return text.getvalue()

@@ -14,7 +14,7 @@ from sparton.data.batches import array_batches
 from sparton.data.blocks import PADDING_ID
 from sparton.data.hashing import hash64, salt_of
 from sparton.data.manifest import TableManifest
-from sparton.data.plan import EpochPlan, plan_epoch
+from sparton.data.plan import EpochPlan, Position, plan_epoch
 from sparton.distributed.world import World
 from sparton.errors import DataError
 from sparton.sgd.batch import Batch
@@ -41,11 +41,18 @@ class Feed(Protocol):
     def steps(self) -> int:
         """Steps of an epoch, the same on all ranks."""
 
+    @property
+    def batch_size(self) -> int:
+        """Rows of this rank in one step."""
+
+    def left(self, position: Position) -> int:
+        """Return the rows of all ranks that an epoch has left at a position."""
+
     def nothing(self) -> Batch:
         """Return a batch without rows."""
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from a step on."""
+    def epoch(self, position: Position) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a position on."""
 
     def once(self) -> Iterator[Batch]:
         """Yield all rows of this rank once, without padding."""
@@ -86,16 +93,20 @@ class SetFeed:
     @cached_property
     def steps(self) -> int:
         """Steps of an epoch, the same on all ranks."""
-        return self._plan(0).steps
+        return self._plan(Position.start(self.world.size)).steps
+
+    def left(self, position: Position) -> int:
+        """Return the rows of all ranks that an epoch has left at a position."""
+        return self._plan(position).rest(position.step, 1).total
 
     def nothing(self) -> Batch:
         """Return a batch without rows."""
         width = len(self.manifest.feature_names)
         return Batch(np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from a step on."""
-        return self._read(self.manifest, self._plan(epoch), start_step)
+    def epoch(self, position: Position) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a position on."""
+        return self._read(self.manifest, self._plan(position), position.step)
 
     def once(self) -> Iterator[Batch]:
         """Yield all rows of this rank once, without padding."""
@@ -118,9 +129,8 @@ class SetFeed:
             yield Batch(*(column[:left] for column in batch))
             left -= len(batch.rows)
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        rows = self.manifest.shard_rows(self.split)
-        return plan_epoch(rows, self.world.size, self.batch_size, self.seed, epoch)
+    def _plan(self, position: Position) -> EpochPlan:
+        return position.plan(self.manifest.shard_rows(self.split), self.batch_size, self.seed)
 
     def _read(self, manifest: TableManifest, plan: EpochPlan, start_step: int = 0) -> Iterator[Batch]:
         for batch in array_batches(self.folder, manifest, self.split, plan, self.world.rank, start_step, COLUMNS):
@@ -172,24 +182,27 @@ class ArrayFeed:
     @cached_property
     def steps(self) -> int:
         """Steps of an epoch, the same on all ranks."""
-        return self._plan(0).steps
+        return self._plan(Position.start(self.world.size)).steps
+
+    def left(self, position: Position) -> int:
+        """Return the rows of all ranks that an epoch has left at a position."""
+        return self._plan(position).rest(position.step, 1).total
 
     def nothing(self) -> Batch:
         """Return a batch without rows."""
         return Batch(self.rows[:0], self.weight[:0], np.zeros(0, np.int64))
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from a step on."""
-        plan = self._plan(epoch)
-        low, high = plan.bounds(self.world.rank)
-        order = np.concatenate([segment.rows for segment in plan.segments(self.world.rank)] or [np.zeros(0, np.int64)])
-        for step in range(start_step, plan.steps):
-            chosen = order[step * self.batch_size : min((step + 1) * self.batch_size, high - low)]
-            yield self._taken(chosen)
+    def epoch(self, position: Position) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a position on."""
+        plan = self._plan(position)
+        own = [segment.rows for segment in plan.segments(self.world.rank)]
+        order = np.concatenate(own) if own else np.zeros(0, np.int64)
+        for step in range(position.step, plan.steps):
+            yield self._taken(order[step * self.batch_size : (step + 1) * self.batch_size])
 
     def once(self) -> Iterator[Batch]:
         """Yield all rows of this rank once, without padding."""
-        low, high = self._plan(0).bounds(self.world.rank)
+        low, high = self._plan(Position.start(self.world.size)).bounds(self.world.rank)
         for first in range(low, high, PASS_ROWS):
             part = slice(first, min(first + PASS_ROWS, high))
             yield Batch(self.rows[part], self.weight[part], np.arange(part.start, part.stop))
@@ -203,8 +216,8 @@ class ArrayFeed:
         own = chosen[low:high]
         yield Batch(self.rows[own], self.weight[own], own)
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        return plan_epoch([len(self.rows)], self.world.size, self.batch_size, self.seed, epoch)
+    def _plan(self, position: Position) -> EpochPlan:
+        return position.plan([len(self.rows)], self.batch_size, self.seed)
 
     def _taken(self, chosen: NDArray[np.int64]) -> Batch:
         """Return chosen rows as a batch, padded to its size so that shapes do not change."""

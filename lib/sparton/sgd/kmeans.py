@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from sparton.sgd import compute
 from sparton.sgd.batch import Batch
+from sparton.sgd.clusters import Clusters
 from sparton.sgd.coordinates import Coordinates
-from sparton.sgd.method import Figures, Gather
+from sparton.sgd.method import Figures, Gather, Outcome, Words
 from sparton.sgd.seeding import candidates, first_centroids, lowest
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.settings import KMeansSettings
+from sparton.sgd.steps import rate
 
 Array = NDArray[Any]
 
@@ -64,9 +66,11 @@ class KMeans:
         Threads of the computation; None takes those that the process was given.
     """
 
+    words = Words("inertia", "reseeded")
+
     def __init__(
         self,
-        settings: ClusterSettings,
+        settings: KMeansSettings,
         coordinates: Coordinates,
         steps: int,
         global_batch: int,
@@ -114,19 +118,13 @@ class KMeans:
     def update(self, state: KMeansState, statistics: KMeansStatistics) -> tuple[KMeansState, Figures]:
         """Return the state after a step, from the sums over all ranks."""
         counts = self.settings.decay * state.counts + statistics.counts
-        rate, weight = (1.0, counts) if self.settings.step == "counts" else (self.rate(state), statistics.counts)
+        by_counts = self.settings.step == "counts"
+        size, weight = (1.0, counts) if by_counts else (rate(self.settings, int(state.step)), statistics.counts)
         # Residuals of a cluster without rows are 0, and so is its move.
-        moves = statistics.residuals * (rate / np.where(statistics.counts > 0, weight, 1.0))[:, None]
+        moves = statistics.residuals * (size / np.where(statistics.counts > 0, weight, 1.0))[:, None]
         shift = float(np.einsum("kd,kd->k", moves, moves).max())
         figures = Figures(float(statistics.inertia), float(statistics.counts.sum()), shift)
         return KMeansState(state.centroids + moves, counts, state.step + 1), figures
-
-    def rate(self, state: KMeansState) -> float:
-        """Return how far centroids move to the means of the batch in the next step, for steps other than ``counts``."""
-        settings = self.settings
-        if settings.step == "constant":
-            return settings.step_size
-        return float(settings.step_size / (1 + int(state.step) / settings.step_delay) ** settings.step_power)
 
     def repair(self, state: KMeansState, batch: Batch, gather: Gather) -> tuple[KMeansState, int]:
         """Put starved centroids onto random rows of the global batch, the same on any number of ranks."""
@@ -147,3 +145,10 @@ class KMeans:
         if not self.settings.reseed_ratio or step > self._last_reseeding or step % self._reseeding_steps:
             return np.zeros(0, np.int64)
         return np.flatnonzero(state.counts < self.settings.reseed_ratio * state.counts.max())
+
+    def outcome(self, state: KMeansState, totals: KMeansStatistics) -> Outcome:
+        """Return what was found, from the last state and the sums over all rows with it."""
+        inertia = float(totals.inertia)
+        figures = {"inertia": inertia, "mean_inertia": inertia / float(totals.counts.sum())}
+        clusters = Clusters(self.coordinates, state.centroids, self.settings.precision)
+        return Outcome(clusters, state.counts, totals.counts, inertia, figures)

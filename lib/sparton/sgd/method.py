@@ -7,6 +7,7 @@ one would.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparton.distributed.world import Connection
 from sparton.sgd.batch import Batch
+from sparton.sgd.clusters import Clusters
 
 Array = NDArray[Any]
 
@@ -24,15 +26,49 @@ Gather = Callable[[Array], Array]
 
 
 class Figures(NamedTuple):
-    """What is watched of a step: weighted inertia, sum of weights, and the largest squared move of a centroid."""
+    """What is watched of a step: the objective over its rows, their weight, and a centroid's largest squared move."""
 
-    inertia: float
+    objective: float
     weight: float
     shift: float
 
 
+class Words(NamedTuple):
+    """What a method calls its objective, and what is mended between steps, in the training curve."""
+
+    objective: str
+    mended: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training has found.
+
+    Attributes
+    ----------
+    clusters
+        What assigns rows.
+    counts
+        float64 [k]: the weights that the centroids stand for; what a later training would go on from.
+    sizes
+        float64 [k]: how much of all rows each cluster has.
+    objective
+        Over all rows.
+    figures
+        Further numbers by name.
+    """
+
+    clusters: Clusters
+    counts: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    objective: float
+    figures: dict[str, float]
+
+
 class Method(Protocol[StateT, StatisticsT]):
     """A method of this family. States and statistics are named tuples of float64 and int64 arrays."""
+
+    words: Words
 
     def first_state(self, rows: Array, weight: Array) -> StateT:
         """Return where training starts, found on a sample of rows [n, d] of these weights [n]."""
@@ -58,6 +94,9 @@ class Method(Protocol[StateT, StatisticsT]):
         Whether there is something to mend must be told from the state alone, so that all ranks gather or none does.
         ``gather`` concatenates arrays of all ranks along their first axis.
         """
+
+    def outcome(self, state: StateT, totals: StatisticsT) -> Outcome:
+        """Return what was found, from the last state and the sums over all rows with it."""
 
 
 def add_up(connection: Connection, statistics: StatisticsT) -> StatisticsT:

@@ -9,13 +9,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparton.data.featurize import decode_features
-from sparton.data.schema import TABLE_ASSIGNMENTS_ARROW
-from sparton.sgd.clusters import Clusters
+from sparton.data.schema import TABLE_ASSIGNMENTS_ARROW, TABLE_TYPICALITIES_ARROW
+from sparton.sgd.clusters import Clusters, PossibilisticClusters
 from sparton.sgd.compute import own_threads
 
 
+def schema_of(clusters: Clusters) -> pa.Schema:
+    """Return the columns that :func:`assign_batches` yields."""
+    possibilistic = isinstance(clusters, PossibilisticClusters)
+    return TABLE_TYPICALITIES_ARROW if possibilistic else TABLE_ASSIGNMENTS_ARROW
+
+
 def assign_batches(batches: Iterator[pa.RecordBatch], clusters: Clusters, distances: bool) -> Iterator[pa.RecordBatch]:
-    """Yield the assignments of rows of a table set, as :data:`sparton.data.schema.TABLE_ASSIGNMENTS_ARROW`.
+    """Yield the assignments of rows of a table set, with the columns of :func:`schema_of`.
 
     Parameters
     ----------
@@ -24,18 +30,25 @@ def assign_batches(batches: Iterator[pa.RecordBatch], clusters: Clusters, distan
     clusters
         What assigns them; one thread is used, since Spark runs a task on every core already.
     distances
-        Whether to give the distances to all centroids, or null.
+        Whether to give the distances to all centroids and the typicalities in all clusters, or null.
     """
+    schema = schema_of(clusters)
     with own_threads():
         for batch in batches:
             rows = decode_features(batch.column("features"), clusters.coordinates.dimensions)
-            cluster, score = clusters.assign(rows, threads=1)
-            every = _lists(clusters.distances(rows)) if distances else pa.nulls(len(rows), pa.list_(pa.float32()))
-            columns = [batch.column("id"), pa.array(cluster), every, pa.array(score)]
-            yield pa.RecordBatch.from_arrays(columns, schema=TABLE_ASSIGNMENTS_ARROW)
+            cluster, distance = clusters.assign(rows, threads=1)
+            score = clusters.scores(cluster, distance)
+            every = clusters.distances(rows) if distances else None
+            columns = [batch.column("id"), pa.array(cluster), _lists(every, len(rows)), pa.array(score)]
+            if isinstance(clusters, PossibilisticClusters):
+                typical = None if every is None else clusters.typicalities(every)
+                columns += [_lists(typical, len(rows)), pa.array(clusters.noise(score))]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _lists(values: NDArray[np.float32]) -> pa.Array:
-    """Return values [n, k] as a column of lists."""
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
+def _lists(values: NDArray[np.float32] | None, rows: int) -> pa.Array:
+    """Return values [n, k] as a column of lists, or nulls."""
+    if values is None:
+        return pa.nulls(rows, pa.list_(pa.float32()))
+    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(values.shape[1])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ class Rule:
         Of a new figure in the exponentially weighted averages, in (0, 1]; 2 B / (n + 1) for batches of B out of n rows
         averages over about one epoch, as scikit-learn's MiniBatchKMeans does.
     patience
-        Steps without a lower average inertia that are waited for; None waits for ever.
+        Steps without a lower average objective that are waited for; None waits for ever.
     tolerance
         Average squared move below which the centroids are at rest; 0 never says so.
     """
@@ -30,9 +31,12 @@ class Rule:
 
 @dataclass
 class Averages:
-    """What is remembered from step to step; the averages are None before the first one."""
+    """What is remembered from step to step.
 
-    inertia: float | None = None
+    The averages are None before the first step; ``idle`` is negative while an average has just begun.
+    """
+
+    objective: float | None = None
     shift: float | None = None
     lowest: float | None = None
     idle: int = 0
@@ -44,19 +48,20 @@ class Averages:
         """
         if figures.weight <= 0:
             return False
-        first = self.inertia is None
-        self.inertia = _averaged(self.inertia, figures.inertia / figures.weight, rule.weight)
+        first = self.objective is None
+        self.objective = _averaged(self.objective, figures.objective / figures.weight, rule.weight)
         self.shift = _averaged(self.shift, figures.shift, rule.weight)
-        improved = self.lowest is None or self.inertia < self.lowest
-        self.lowest = self.inertia if improved or self.lowest is None else self.lowest
-        self.idle = 0 if improved else self.idle + 1
+        begun = self.idle < 0
+        improved = begun or self.lowest is None or self.objective < self.lowest
+        self.lowest = self.objective if improved else self.lowest
+        self.idle = 0 if improved and not begun else self.idle + 1
         if first:
             return False
         return (rule.patience is not None and self.idle >= rule.patience) or self.shift < rule.tolerance
 
-    def restart(self) -> None:
-        """Wait anew, after centroids were put elsewhere."""
-        self.lowest, self.idle = None, 0
+    def restart(self, rule: Rule) -> None:
+        """Begin anew after centroids were put elsewhere or left out; patience waits until the average is one again."""
+        self.objective, self.lowest, self.idle = None, None, -math.ceil(1 / rule.weight)
 
     def to_json(self) -> dict[str, Any]:
         """Return the averages as plain values."""

@@ -1,8 +1,7 @@
-"""K-means of a table set by one or many workers, or of arrays in memory."""
+"""Clusters of a table set by one or many workers, or of arrays in memory."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from sparton.data.manifest import TABLE_KIND, TableManifest, bad_shards, read_se
 from sparton.data.settings import TRAIN
 from sparton.data.statistics import Moments, merge_all
 from sparton.distributed.resumption import Checkpoints
+from sparton.distributed.times import WorkerTimes
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.sgd import bundle
@@ -21,8 +21,10 @@ from sparton.sgd.clusters import Clusters
 from sparton.sgd.coordinates import Coordinates
 from sparton.sgd.curve import CurveRow, to_csv
 from sparton.sgd.feed import ArrayFeed, Feed, SetFeed
-from sparton.sgd.kmeans import KMeans, KMeansState, KMeansStatistics
-from sparton.sgd.settings import ClusterSettings
+from sparton.sgd.kmeans import KMeans
+from sparton.sgd.method import Method, Outcome
+from sparton.sgd.possibilistic import PossibilisticCMeans
+from sparton.sgd.settings import ClusterSettings, KMeansSettings
 from sparton.sgd.stopping import Rule
 from sparton.sgd.trainer import Schedule, Trained, Trainer
 from sparton.versions import installed_versions
@@ -35,13 +37,14 @@ MOMENT_ROWS = 4096
 
 @dataclass(frozen=True)
 class ClusterSummary:
-    """Steps and epochs in all, mean speed (rows/s over all ranks), and inertia and sizes over the whole split."""
+    """Steps and epochs in all, mean speed (rows/s over all ranks), figures and sizes over all rows, and times."""
 
     steps: int
     epochs: int
     rows_per_second: float
-    inertia: float
+    figures: dict[str, float]
     sizes: tuple[float, ...]
+    times: WorkerTimes
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,25 @@ class Fit:
     ----------
     clusters
         What assigns rows.
-    inertia
-        Weighted sum of the squared distances of all rows from the nearest centroid, among the points.
+    objective
+        Over all rows: of k-means the inertia, which is the weighted sum of the squared distances from the nearest
+        centroid, among the points; of possibilistic c-means the cost.
     sizes
-        Sums of the weights in each cluster, float64 [k].
+        Sums of the weights in each cluster float64 [k], of possibilistic c-means those of weighted typicalities.
+    figures
+        Further numbers by name.
     curve
         One row an epoch.
     state
-        The last state of the training.
+        The last state of the training, with all centroids that it began with.
     """
 
     clusters: Clusters
-    inertia: float
+    objective: float
     sizes: NDArray[np.float64]
+    figures: dict[str, float]
     curve: tuple[CurveRow, ...]
-    state: KMeansState
+    state: Any
 
 
 def train(
@@ -83,12 +90,13 @@ def train(
     checkpoint_folder, bundle_folder
         Where rank 0 writes.
     settings
-        Number of clusters and how they are found.
+        Number of clusters, by which method and how they are found.
 
     Raises
     ------
     TrainingError
-        If there are fewer distinct rows than clusters, ranks disagree, or the checkpoint is of other settings or data.
+        If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, ranks disagree,
+        or the checkpoint is of other settings or data.
     DataError
         If the set is of another kind, damaged, or its train split is empty.
     """
@@ -98,12 +106,13 @@ def train(
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
     feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed)
     identity = fingerprint([settings.deciding().model_dump(mode="json"), manifest.model_dump(mode="json")])
-    checkpoints = Checkpoints(connection, checkpoint_folder, identity, settings.checkpoints_kept)
-    trained = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
+    kept, seconds = settings.checkpoints_kept, settings.checkpoint_seconds
+    checkpoints = Checkpoints(connection, checkpoint_folder, identity, kept, seconds)
+    run = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
     if connection.world.is_root:
-        _write_bundle(bundle_folder, inputs, settings, trained, {"workers": connection.world.size, "rows": feed.total})
+        _write_bundle(bundle_folder, inputs, settings, run, {"workers": connection.world.size, "rows": feed.total})
     connection.collectives.barrier()
-    return _summary(trained)
+    return _summary(run)
 
 
 def fit(
@@ -127,7 +136,8 @@ def fit(
     DataError
         If there are no rows, values are not finite, or weights negative or all 0.
     TrainingError
-        If there are fewer distinct rows than clusters, or ranks disagree.
+        If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, or ranks
+        disagree.
     """
     connection = connection or Connection.local()
     given = np.ones(len(rows)) if weight is None else weight
@@ -136,9 +146,9 @@ def fit(
     std = moments.std()[0]
     coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
     variance = float((np.square(std) * np.square(coordinates.factor)).mean())
-    trained = _run(connection, feed, coordinates, variance, settings, None)
-    clusters = Clusters(coordinates, trained.state.centroids, settings.precision)
-    return Fit(clusters, float(trained.totals.inertia), trained.totals.counts, trained.rows, trained.state)
+    run = _run(connection, feed, coordinates, variance, settings, None)
+    found = run.outcome
+    return Fit(found.clusters, found.objective, found.sizes, found.figures, run.trained.rows, run.trained.state)
 
 
 def _firsts(rows: Array) -> range:
@@ -185,6 +195,13 @@ def _verify_shards(connection: Connection, folder: str, manifest: TableManifest)
         raise DataError(f"{bad[0].detail}; restore the file or prepare the set again")
 
 
+@dataclass(frozen=True)
+class _Run:
+    method: Method[Any, Any]
+    trained: Trained[Any, Any]
+    outcome: Outcome
+
+
 def _run(
     connection: Connection,
     feed: Feed,
@@ -192,53 +209,46 @@ def _run(
     variance: float,
     settings: ClusterSettings,
     checkpoints: Checkpoints | None,
-) -> Trained[KMeansState, KMeansStatistics]:
+) -> _Run:
     size = connection.world.size
     global_batch = size * settings.batch_size
     if settings.n_clusters > feed.total:
         raise TrainingError(
             f"found {feed.total} rows, expected at least n_clusters={settings.n_clusters}; lower cluster.n_clusters"
         )
-    method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch)
+    method: Method[Any, Any]
+    if isinstance(settings, KMeansSettings):
+        method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch)
+    else:
+        method = PossibilisticCMeans(settings, coordinates, feed.steps)
     rule = Rule(min(1.0, 2 * global_batch / (feed.total + 1)), settings.patience, settings.tolerance * variance)
-    every = settings.checkpoint_seconds if checkpoints else math.inf
-    schedule = Schedule(settings.epochs, rule, settings.sample_rows, every)
-    return Trainer(connection, feed, method, schedule, checkpoints).run()
+    schedule = Schedule(settings.epochs, rule, settings.sample_rows)
+    trainer: Trainer[Any, Any] = Trainer(connection, feed, method, schedule, checkpoints)
+    trained = trainer.run()
+    return _Run(method, trained, method.outcome(trained.state, trained.totals))
 
 
 def _write_bundle(
-    folder: str,
-    inputs: bundle.TableInputs,
-    settings: ClusterSettings,
-    trained: Trained[KMeansState, KMeansStatistics],
-    run_on: dict[str, Any],
+    folder: str, inputs: bundle.TableInputs, settings: ClusterSettings, run: _Run, run_on: dict[str, Any]
 ) -> None:
-    state, totals = trained.state, trained.totals
-    description = bundle.Description(
-        inputs=inputs,
-        centroids=tuple(map(tuple, state.centroids.tolist())),
-        counts=tuple(state.counts.tolist()),
-        precision=settings.precision,
-        training=settings.model_dump(mode="json") | run_on,
-        versions=installed_versions(),
-    )
-    weight = float(totals.counts.sum())
-    metrics = trained.rows[-1].to_json() | {
-        "inertia": float(totals.inertia),
-        "mean_inertia": float(totals.inertia) / weight,
-        "sizes": totals.counts.tolist(),
-    }
-    bundle.save(folder, description, metrics, to_csv(trained.rows))
+    found, words, curve = run.outcome, run.method.words, run.trained.rows
+    training = settings.model_dump(mode="json") | run_on
+    description = bundle.describe(inputs, found.clusters, found.counts, training, installed_versions())
+    times = run.trained.times
+    metrics = curve[-1].named(words) | found.figures | {"sizes": found.sizes.tolist(), "workers": times.workers}
+    metrics |= times.figures()
+    bundle.save(folder, description, metrics, to_csv(curve, words))
 
 
-def _summary(trained: Trained[KMeansState, KMeansStatistics]) -> ClusterSummary:
-    rows = trained.rows
+def _summary(run: _Run) -> ClusterSummary:
+    rows = run.trained.rows
     seconds = sum(row.seconds for row in rows)
     done = sum(row.rows_per_second * row.seconds for row in rows)
     return ClusterSummary(
         steps=rows[-1].step,
         epochs=len(rows),
         rows_per_second=round(done / seconds, 1) if seconds else 0.0,
-        inertia=float(trained.totals.inertia),
-        sizes=tuple(trained.totals.counts.tolist()),
+        figures=run.outcome.figures,
+        sizes=tuple(run.outcome.sizes.tolist()),
+        times=run.trained.times,
     )

@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic
 
 import numpy as np
 
+from sparton.data.plan import Position
 from sparton.distributed import agreement
-from sparton.distributed.resumption import Checkpoints, broadcast_arrays
+from sparton.distributed.resumption import Checkpoints, broadcast_arrays, take_over
+from sparton.distributed.times import Stopwatch, Times, WorkerTimes
 from sparton.distributed.world import Connection
 from sparton.errors import TrainingError
 from sparton.sgd.batch import Batch
@@ -31,45 +34,54 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a training takes: epochs at most, what ends it before, the sample for its start, and its checkpoints."""
+    """How long a training takes: epochs at most, what ends it before, and the sample for its start."""
 
     epochs: int
     rule: Rule
     sample_rows: int
-    checkpoint_seconds: float = math.inf
 
 
 @dataclass
 class Progress:
-    """How far a training is: the next step, and what the epoch has had so far. Everything is JSON-able."""
+    """How far a training is: its place in the data, and what the epoch has had so far. Everything is JSON-able.
 
-    epoch: int = 0
-    step: int = 0
-    inertia: float = 0.0
+    ``times`` is what this rank has spent in all.
+    """
+
+    position: Position
+    objective: float = 0.0
     weight: float = 0.0
     shift: float = 0.0
-    reseeded: int = 0
+    mended: int = 0
     seconds: float = 0.0
     ended: bool = False
     averages: Averages = field(default_factory=Averages)
+    times: Times = field(default_factory=Times)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Progress:
         """Return what :func:`dataclasses.asdict` made plain."""
-        return cls(**{**values, "averages": Averages(**values["averages"])})
+        kinds: dict[str, Any] = {"position": Position.of, "averages": _filled(Averages), "times": _filled(Times)}
+        return cls(**{name: kinds[name](value) if name in kinds else value for name, value in values.items()})
 
-    def next_epoch(self) -> Progress:
+    def next_epoch(self, world_size: int) -> Progress:
         """Return the progress at the beginning of the next epoch."""
-        return Progress(epoch=self.epoch + 1, ended=self.ended, averages=self.averages)
+        position = Position.start(world_size, self.position.epoch + 1)
+        return Progress(position, ended=self.ended, averages=self.averages, times=self.times)
+
+
+def _filled(kind: type[Any]) -> Callable[[dict[str, Any]], Any]:
+    return lambda values: kind(**values)
 
 
 @dataclass(frozen=True)
 class Trained(Generic[StateT, StatisticsT]):
-    """What a training ends with: the last state, the curve, and the sums over all rows with that state."""
+    """What a training ends with: the last state, the curve, the sums over all rows with that state, and its times."""
 
     state: StateT
     rows: tuple[CurveRow, ...]
     totals: StatisticsT
+    times: WorkerTimes
 
 
 class Trainer(Generic[StateT, StatisticsT]):
@@ -102,9 +114,9 @@ class Trainer(Generic[StateT, StatisticsT]):
         self.method = method
         self.schedule = schedule
         self.checkpoints = checkpoints
-        self.progress = Progress()
+        self.progress = Progress(Position.start(connection.world.size))
+        self.watch = Stopwatch(connection.collectives, self.progress.times)
         self.rows: list[CurveRow] = []
-        self._saved = time.monotonic()
 
     def run(self) -> Trained[StateT, StatisticsT]:
         """Train from the last checkpoint, or from the start, to the end.
@@ -112,17 +124,20 @@ class Trainer(Generic[StateT, StatisticsT]):
         Raises
         ------
         TrainingError
-            If the sample for the start is too small, inertia is not finite, ranks disagree, or the checkpoint is of
-            other settings or data.
+            If the sample for the start is too small, the objective is not finite, ranks disagree, or the checkpoint is
+            of other settings or data.
         DataError
             If a shard is not what the manifest says.
         """
         with own_threads():
             self.state = self._resumed() or self._first_state()
             self._agree()
-            while self.progress.epoch < self.schedule.epochs and not self.progress.ended:
+            while self.progress.position.epoch < self.schedule.epochs and not self.progress.ended:
                 self._epoch()
-            return Trained(self.state, tuple(self.rows), self._totals())
+            totals = self._totals()
+            self.watch.lap("other")
+            times = WorkerTimes.gathered(self.connection, self.progress.times)
+            return Trained(self.state, tuple(self.rows), totals, times)
 
     def _first_state(self) -> StateT:
         """Return the state that rank 0 finds on the first rows; a reason why it cannot is raised by all ranks."""
@@ -141,10 +156,12 @@ class Trainer(Generic[StateT, StatisticsT]):
         return state._replace(**broadcast_arrays(self.connection, state._asdict()))
 
     def _epoch(self) -> None:
-        progress = self.progress
+        progress, watch = self.progress, self.watch
+        watch.lap("other")
         before, started = progress.seconds, time.perf_counter()
-        for batch in self.feed.epoch(progress.epoch, progress.step):
+        for batch in watch.reading(self.feed.epoch(progress.position)):
             self._step(batch)
+            watch.lap("compute")
             progress.seconds = before + time.perf_counter() - started
             if progress.ended:
                 break
@@ -152,8 +169,8 @@ class Trainer(Generic[StateT, StatisticsT]):
         self._agree()
         row = self._row()
         self.rows.append(row)
-        logger.info(row.line(self.schedule.epochs))
-        self.progress = progress.next_epoch()
+        logger.info(row.line(self.schedule.epochs, self.method.words))
+        self.progress = progress.next_epoch(self.connection.world.size)
         self._save()
 
     def _step(self, batch: Batch) -> None:
@@ -161,8 +178,8 @@ class Trainer(Generic[StateT, StatisticsT]):
         statistics = add_up(self.connection, self.method.local_statistics(batch, self.state))
         self.state, figures = self.method.update(self.state, statistics)
         self._check_finite(figures)
-        progress.step += 1
-        progress.inertia += figures.inertia
+        progress.position = progress.position.advanced()
+        progress.objective += figures.objective
         progress.weight += figures.weight
         progress.shift = max(progress.shift, figures.shift)
         progress.ended = progress.averages.observe(figures, self.schedule.rule)
@@ -170,13 +187,15 @@ class Trainer(Generic[StateT, StatisticsT]):
             return
         self.state, mended = self.method.repair(self.state, batch, self.connection.collectives.allgather)
         if mended:
-            progress.reseeded += mended
-            progress.averages.restart()
+            progress.mended += mended
+            progress.averages.restart(self.schedule.rule)
 
     def _check_finite(self, figures: Figures) -> None:
-        if not math.isfinite(figures.inertia):
+        if not math.isfinite(figures.objective):
+            position, name = self.progress.position, self.method.words.objective
+            last = f"; {self.checkpoints.last()}" if self.checkpoints else ""
             raise TrainingError(
-                f"the inertia is {figures.inertia} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}; "
+                f"the {name} is {figures.objective} in epoch {position.epoch + 1}, step {position.step + 1}{last}; "
                 "set cluster.precision: float64, or look for values that are far too large"
             )
 
@@ -190,15 +209,15 @@ class Trainer(Generic[StateT, StatisticsT]):
 
     def _row(self) -> CurveRow:
         progress = self.progress
-        rows = self.feed.total * progress.step / self.feed.steps
+        rows = self.feed.total - self.feed.left(progress.position)
         return CurveRow(
-            epoch=progress.epoch + 1,
+            epoch=progress.position.epoch + 1,
             step=self.method.steps_done(self.state),
-            train_inertia=progress.inertia / progress.weight,
-            smoothed_inertia=progress.averages.inertia or 0.0,
+            train_objective=progress.objective / progress.weight,
+            smoothed_objective=progress.averages.objective or 0.0,
             largest_move=math.sqrt(progress.shift),
             smallest_cluster=self.method.smallest_share(self.state),
-            reseeded=progress.reseeded,
+            mended=progress.mended,
             rows_per_second=round(rows / progress.seconds, 1),
             seconds=round(progress.seconds, 3),
         )
@@ -211,23 +230,22 @@ class Trainer(Generic[StateT, StatisticsT]):
         if found is None:
             return None
         arrays, notes = found
-        self.progress = Progress.of(notes["progress"])
+        progress = Progress.of(notes["progress"])
+        progress.position = take_over(progress.position, self.connection, self.feed.batch_size)
+        self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times)
         self.rows = [CurveRow(**row) for row in notes["rows"]]
-        logger.info("resuming in epoch %d of %d", self.progress.epoch + 1, self.schedule.epochs)
+        logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)
         return empty._replace(**arrays)
 
     def _agree(self) -> None:
         agreement.check(self.connection, self.state._asdict())
 
     def _save_sometimes(self) -> None:
-        # Rank 0 alone looks at its clock: saving is no collective.
-        due = time.monotonic() - self._saved >= self.schedule.checkpoint_seconds
-        if due and self.progress.step < self.feed.steps:
+        if self.checkpoints is not None and self.checkpoints.due and self.feed.left(self.progress.position):
             self._save()
+            self.watch.lap("other")
 
     def _save(self) -> None:
-        if self.checkpoints is None:
-            return
-        notes = {"progress": asdict(self.progress), "rows": [row.to_json() for row in self.rows]}
-        self.checkpoints.save(self.method.steps_done(self.state), self.state._asdict(), notes)
-        self._saved = time.monotonic()
+        if self.checkpoints is not None:
+            notes = {"progress": asdict(self.progress), "rows": [row.to_json() for row in self.rows]}
+            self.checkpoints.save(self.method.steps_done(self.state), self.state._asdict(), notes)

@@ -41,8 +41,7 @@ class Progress:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Progress:
         """Return what :meth:`to_json` made plain."""
-        position = Position(values["position"]["epoch"], tuple(map(tuple, values["position"]["parts"])))
-        return cls(**{**values, "position": position, "times": Times(**values["times"])})
+        return cls(**{**values, "position": Position.of(values["position"]), "times": Times(**values["times"])})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -289,8 +289,8 @@ class Trainer:
             variable.assign(state[name])
         self.monitor.clusters = state[CLUSTERS]
         self.rows = [CurveRow(**row) for row in notes["rows"]]
-        progress, size = Progress.of(notes["progress"]), self.connection.world.size
-        progress.position = take_over(progress.position, size, self.settings.batch_size)
+        progress = Progress.of(notes["progress"])
+        progress.position = take_over(progress.position, self.connection, self.settings.batch_size)
         self.progress = progress
         self.watch = Stopwatch(self.connection.collectives, progress.times)
         position = progress.position
