@@ -115,7 +115,7 @@ def take_over(position: Position, connection: Connection, batch_size: int) -> Po
     before, world_size = position.world_size, connection.world.size
     if world_size != before and connection.world.is_root:
         logger.warning(
-            "the checkpoint is of a world of %d, this one has %d workers: it goes on with the rows that they have left, "
+            "the checkpoint is of a world of %d, this one has %d workers: it goes on with what they have left, "
             "but a step takes %d rows instead of %d, so the result is not that of an uninterrupted run of either",
             before,
             world_size,
