@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench quality package clean
+.PHONY: help env demo test lint bench quality package horovod-gpu clean
 
 # The interpreter that makes the environment; unset: the first of these names that is Python 3.11.
 PYTHON ?=
@@ -13,7 +13,7 @@ ARGS ?=
 in_env := source .venv/sparton-env &&
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: ## make or refresh the environment in .venv (Python 3.11, a C++ compiler; Java 17 or 21)
 	@for name in $(pythons); do \
@@ -49,6 +49,11 @@ quality: env ## the quality study, some hours; killed and repeated, it goes on (
 
 package: env ## the release: zip for spark-submit --py-files, and wheel, in dist/
 	@$(in_env) python tools/package.py
+
+# Its pip must have the packages of Horovod's build: cmake, setuptools, wheel, packaging, cloudpickle, psutil, pyyaml.
+GPU_PYTHON ?=
+horovod-gpu: env ## Horovod's wheel with NCCL in dist/gpu, for a Python with CUDA's TensorFlow (GPU_PYTHON=/path)
+	@$(in_env) python tools/horovod_gpu.py $(if $(GPU_PYTHON),--python "$(GPU_PYTHON)")
 
 clean: ## remove the environment, caches and builds of this clone; results in runs/ stay
 	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info

@@ -20,6 +20,7 @@ import psutil
 
 from sparton.distributed import Connection
 from sparton.distributed.launch import LaunchSettings, launch
+from sparton.distributed.supervisor import GPU_VARIABLE
 from sparton.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def together(connection: Connection) -> dict[str, Any]:
     world = connection.world
     (total,) = connection.collectives.allreduce_sum([tf.constant([world.rank + 1])])
     parents = [process.pid for process in psutil.Process().parents()]
-    return {"place": [world.rank, world.size, world.local_rank], "sum": int(total[0]), "parents": parents}
+    place, gpus = [world.rank, world.size, world.local_rank], os.environ.get(GPU_VARIABLE)
+    return {"place": place, "sum": int(total[0]), "parents": parents, "gpus": gpus}
 
 
 def waiting(connection: Connection, note: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,10 +58,37 @@ def check(answers: dict[str, Any]) -> None:
     assert answers["left behind"] == []
 
 
+def discovery(folder: Path, *addresses: str) -> Path:
+    """Write a discovery script that finds made-up GPUs."""
+    script = folder / f"gpus-{'-'.join(addresses)}.sh"
+    script.write_text(f"#!/bin/sh\necho '{json.dumps({'name': 'gpu', 'addresses': addresses})}'\n")
+    script.chmod(0o755)
+    return script
+
+
+EXECUTOR_GPUS = "spark.executor.resource.gpu.amount 1\nspark.task.resource.gpu.amount 1\n"
+
+
+def worker_gpus(script: Path) -> str:
+    """Return the configuration of a worker daemon's GPU."""
+    return f"spark.worker.resource.gpu.amount 1\nspark.worker.resource.gpu.discoveryScript {script}\n"
+
+
+def placed(answers: dict[str, Any]) -> dict[str, list[str | None]]:
+    """Return the GPUs that each launcher gave to the ranks."""
+    return {name: [result["gpus"] for result in answers[name]] for name in ("barrier", "spark")}
+
+
 def test_executors_of_a_local_cluster(tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()
-    answers, _ = ask("local-cluster", "local-cluster[2,1,2048]", ROOT / "conf", tmp_path)
+    """Each executor finds the same GPU, so that none is told one: the local rank decides."""
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    with (conf / "spark-defaults.conf").open("a") as properties:
+        properties.write(EXECUTOR_GPUS + worker_gpus(discovery(tmp_path, "0")))
+    answers, _ = ask("local-cluster", "local-cluster[2,1,2048]", conf, tmp_path)
     check(answers)
+    assert placed(answers) == {"barrier": [None, None], "spark": [None, None]}
+    assert "spark.task.resource.gpu.amount=1" in answers["slots"]["error"]
     assert re.match(r"rank \d of 2: the process was lost with its executor", answers["lost"]["error"])
     assert answers["lost"]["seconds"] < END_LIMIT_S
 
@@ -93,7 +121,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def standalone(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
-    """A master and two workers as processes of their own, all with a secret that encrypts their connections.
+    """A master and two workers, each with a made-up GPU, as processes of their own, with encrypted connections.
 
     Yields the master's address, the folder of the configuration and the secret.
     """
@@ -108,7 +136,7 @@ def standalone(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
         (ROOT / "conf" / "spark-defaults.conf").read_text()
         + f"spark.authenticate true\nspark.authenticate.secret {secret}\nspark.network.crypto.enabled true\n"
         + f"spark.driver.host {LOOPBACK}\nspark.driver.bindAddress {LOOPBACK}\nspark.ui.enabled false\n"
-        + "spark.executor.memory 512m\n"
+        + f"spark.executor.memory 512m\n{EXECUTOR_GPUS}"
     )
     with contextlib.ExitStack() as held:
         ports = ["--port", str(port), "--webui-port", "0"]
@@ -116,7 +144,13 @@ def standalone(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
         wait_for(master, "I have been elected leader")
         url = f"spark://{LOOPBACK}:{port}"
         for number in range(2):
+            own = tmp_path / f"worker{number}.conf"
+            own.touch(mode=0o600)
+            script = discovery(tmp_path, f"{number + 3}")
+            own.write_text(properties.read_text() + worker_gpus(script))
             sizes = [
+                "--properties-file",
+                str(own),
                 "--cores",
                 "1",
                 "--memory",
@@ -138,6 +172,9 @@ def test_executors_of_a_standalone_cluster_with_authentication(
     answers, log = ask("standalone", url, conf, tmp_path)
     check(answers)
     assert answers["encrypted"] == "true"
+    for gpus in placed(answers).values():
+        assert sorted(filter(None, gpus)) in ([], ["3", "4"])
+    assert sorted(filter(None, placed(answers)["barrier"])) == ["3", "4"]
     assert answers["shown"] == []
     said = [
         log,

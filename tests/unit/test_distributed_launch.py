@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from sparton.config import validate
 from sparton.distributed import Connection, devices, external, interrupts
@@ -14,6 +19,8 @@ from sparton.distributed.driver import worker_environment
 from sparton.distributed.horovod_spark import Tail
 from sparton.distributed.launch import LaunchSettings, chosen, launch, needs_spark
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError, WorkerError, is_mendable
+
+SCRIPT = Path(__file__).resolve().parents[2] / "conf" / "discover_gpus.sh"
 
 
 def test_one_worker_runs_in_this_process() -> None:
@@ -59,6 +66,76 @@ def test_threads_that_come_too_late_are_said(caplog: pytest.LogCaptureFixture) -
 )
 def test_a_process_takes_one_gpu(local_rank: int, visible: int, assigned: tuple[str, ...], chosen: int | None) -> None:
     assert devices.choose_gpu(local_rank, visible, assigned) == chosen
+
+
+@pytest.mark.parametrize(
+    ("hosts", "assigned", "kept"),
+    [
+        ("ab", ("0", "0"), ("0", "0")),  # two machines
+        ("aa", ("0", "1"), ("0", "1")),
+        ("aa", ("0", "0"), ("", "")),  # each executor has found the machine's first one
+        ("aab", ("0", "0", "0"), ("", "", "0")),
+        ("aa", ("", ""), ("", "")),
+        ("aa", ("01", "12"), ("", "")),
+    ],
+)
+def test_gpus_that_tasks_of_a_host_share_are_nobodys_own(
+    hosts: str, assigned: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
+    assert tuple("".join(devices.own_gpus(hosts, assigned, task)) for task in range(len(hosts))) == kept
+
+
+def test_gpus_that_tensorflow_does_not_see_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        devices.pin_gpu(0)
+        assert caplog.text == ""
+        devices.pin_gpu(0, ["3"])
+    assert "Spark has assigned GPU 3, but TensorFlow" in caplog.text
+    assert "built without CUDA; install tensorflow[and-cuda]" in caplog.text
+
+
+def test_gpus_that_are_taken_already_are_an_error_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow's own words; it has no GPU here, so it is asked to hide a CPU instead."""
+    tf.constant(1.0) + 1  # TensorFlow runs now
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+
+    def refuse(device: str, kind: str) -> None:
+        tf.config.set_logical_device_configuration(
+            tf.config.get_visible_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
+    with pytest.raises(TrainingError, match=r"has taken the GPUs .*cannot be modified after being initialized.*inside"):
+        devices.pin_gpu(0)
+
+
+def discovered(folder: Path, nvidia_smi: str | None) -> dict[str, Any]:
+    """Return what the discovery script says where ``nvidia-smi`` is a shell script, or missing."""
+    for program in ("sed", "paste", "sh"):
+        found = shutil.which(program)
+        assert found is not None
+        (folder / program).symlink_to(found)
+    if nvidia_smi is not None:
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+        (folder / "nvidia-smi").chmod(0o755)
+    ended = subprocess.run([SCRIPT], env={"PATH": str(folder)}, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+    return dict(json.loads(ended.stdout))
+
+
+@pytest.mark.parametrize(
+    ("nvidia_smi", "addresses"),
+    [
+        (None, []),
+        ("echo 0; echo 1; echo ' 10'", ["0", "1", "10"]),
+        ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9", []),
+        ("echo No devices were found", []),
+    ],
+)
+def test_the_discovery_script_lists_the_gpus_or_none(
+    tmp_path: Path, nvidia_smi: str | None, addresses: list[str]
+) -> None:
+    assert discovered(tmp_path, nvidia_smi) == {"name": "gpu", "addresses": addresses}
 
 
 def test_errors_of_one_worker_keep_their_kind() -> None:

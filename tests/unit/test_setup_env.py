@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import horovod_gpu
 import setup_env
 from environment import horovod, java, main, venv
 from environment.compiler import Compiler, require_compiler
@@ -467,3 +468,54 @@ def wait_for(probe: Callable[[], object], seconds: float = 20.0) -> object:
             return value
         time.sleep(0.05)
     return probe()
+
+
+class TestHorovodForGpus:
+    @pytest.fixture
+    def machine(self, tmp_path: Path) -> dict[str, str]:
+        """An environment with a CUDA toolkit and NCCL."""
+        write_script(tmp_path / "cuda" / "bin" / "nvcc", "exit 0")
+        header = tmp_path / "nccl" / "include" / "nccl.h"
+        header.parent.mkdir(parents=True)
+        header.touch()
+        return {"CUDA_HOME": str(tmp_path / "cuda"), "HOROVOD_NCCL_HOME": str(tmp_path / "nccl"), "PATH": "/usr/bin"}
+
+    def test_toolkit_is_found(self, machine: dict[str, str], tmp_path: Path) -> None:
+        expected = horovod_gpu.Toolkit(tmp_path / "cuda", tmp_path / "nccl")
+        assert horovod_gpu.find_toolkit(machine) == expected
+        on_path = {**machine, "CUDA_HOME": "", "PATH": str(tmp_path / "cuda" / "bin")}
+        assert horovod_gpu.find_toolkit(on_path) == expected
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("CUDA_HOME", "no CUDA toolkit in .*HOROVOD_CUDA_HOME"), ("HOROVOD_NCCL_HOME", "no NCCL in .*nccl.h.*")],
+    )
+    def test_what_is_missing_is_named(self, machine: dict[str, str], tmp_path: Path, name: str, message: str) -> None:
+        with pytest.raises(SetupError, match=message):
+            horovod_gpu.find_toolkit({**machine, name: str(tmp_path / "nowhere")})
+
+    def test_a_tensorflow_for_cpus_is_refused_with_the_way_out(self, tmp_path: Path) -> None:
+        with pytest.raises(SetupError, match=r"is built without CUDA; name the Python .*GPU_PYTHON="):
+            horovod_gpu.require_tensorflow(sys.executable)
+        cuda = write_script(tmp_path / "python", "echo 2.20.0 True")
+        assert horovod_gpu.require_tensorflow(str(cuda)) == "2.20.0"
+        with pytest.raises(SetupError, match="has no TensorFlow that loads"):
+            horovod_gpu.require_tensorflow(str(write_script(tmp_path / "bare", "exit 1")))
+
+    def test_the_build_is_that_of_the_cpu_with_nccl(self, machine: dict[str, str], clone: Layout) -> None:
+        plain = horovod.build_environment(clone, GCC, machine)
+        gpu = horovod_gpu.build_environment(clone, GCC, horovod_gpu.find_toolkit(machine), machine)
+        assert {name: value for name, value in gpu.items() if plain.get(name) != value} == {
+            "HOROVOD_GPU_OPERATIONS": "NCCL",
+            "HOROVOD_CUDA_HOME": machine["CUDA_HOME"],
+            "HOROVOD_NCCL_HOME": machine["HOROVOD_NCCL_HOME"],
+        }
+
+    def test_the_command_says_what_is_missing_in_one_line(self) -> None:
+        environ = {**os.environ, "HOROVOD_CUDA_HOME": "/nowhere"}
+        ended = subprocess.run(
+            [sys.executable, str(TOOLS / "horovod_gpu.py")], env=environ, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("horovod-gpu: no CUDA toolkit in /nowhere")
+        assert ended.stderr.count("\n") == 1

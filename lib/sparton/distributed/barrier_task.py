@@ -6,10 +6,10 @@ import contextlib
 import json
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparton.distributed import networks, places, supervisor
+from sparton.distributed import devices, networks, places, supervisor
 from sparton.distributed.networks import Interface
 from sparton.distributed.places import Place
 from sparton.distributed.supervisor import Order
@@ -52,6 +52,8 @@ class Offer:
         Port for the others to try.
     rendezvous
         Port of the rendezvous, which the first task holds.
+    gpus
+        Addresses of the GPUs that Spark has assigned to it.
     problem, final
         Why it cannot take part, and whether it never will.
     """
@@ -61,6 +63,7 @@ class Offer:
     address: str = ""
     probe: int = 0
     rendezvous: int = 0
+    gpus: Sequence[str] = ()
     problem: str | None = None
     final: bool = False
 
@@ -76,6 +79,8 @@ def run(order: Order, interface: str | None) -> Outcome:
     with contextlib.ExitStack() as held:
         task, tasks = context.partitionId(), len(context.getTaskInfos())
         server, offer = prepare(order, interface, task, tasks, held)
+        resources = context.resources()
+        offer = replace(offer, gpus=resources["gpu"].addresses if "gpu" in resources else [])
         offers = [Offer(**json.loads(text)) for text in context.allGather(json.dumps(asdict(offer)))]
         lost = next((other for other in offers if other.problem), None)
         if lost is not None:
@@ -88,8 +93,7 @@ def run(order: Order, interface: str | None) -> Outcome:
         if server is not None:
             server.open_to(world, [other.address for other in offers])
         place = world[task]
-        resources = context.resources()
-        gpus = resources["gpu"].addresses if "gpu" in resources else []
+        gpus = devices.own_gpus([other.address for other in offers], [other.gpus for other in offers], task)
         try:
             result = supervisor.run(order, place.rank, _horovod(place, offer, offers[0]), gpus)
         except WorkerError as error:

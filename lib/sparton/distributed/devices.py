@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Sequence
 
+from sparton.errors import TrainingError
+
 THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
 logger = logging.getLogger(__name__)
@@ -61,13 +63,58 @@ def choose_gpu(local_rank: int, visible: int, assigned: Sequence[str] = ()) -> i
 
 
 def pin_gpu(local_rank: int, assigned: Sequence[str] = ()) -> None:
-    """Hide all GPUs but one from TensorFlow, and let its memory grow, since another process may share it."""
+    """Hide all GPUs but one from TensorFlow, and let its memory grow, since another process may share it.
+
+    Raises
+    ------
+    TrainingError
+        If TensorFlow has taken the GPUs already.
+    """
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     index = choose_gpu(local_rank, len(gpus), assigned)
     if index is None:
+        if assigned:
+            logger.warning(
+                "Spark has assigned GPU %s, but TensorFlow %s sees none and computes on the CPU: %s",
+                ", ".join(assigned),
+                tf.__version__,
+                "CUDA's libraries or the driver are missing (nvidia-smi shows the latter)"
+                if tf.test.is_built_with_cuda()
+                else "it is built without CUDA; install tensorflow[and-cuda] on the executors",
+            )
         return
-    tf.config.set_visible_devices(gpus[index], "GPU")
-    tf.config.experimental.set_memory_growth(gpus[index], True)
+    try:
+        tf.config.set_visible_devices(gpus[index], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[index], True)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"TensorFlow has taken the GPUs of this process already ({error}): something computed with it before the "
+            "training began; import and use TensorFlow inside the training function only"
+        ) from error
     logger.debug("local rank %d uses GPU %d of %d", local_rank, index, len(gpus))
+
+
+def own_gpus(hosts: Sequence[str], assigned: Sequence[Sequence[str]], task: int) -> Sequence[str]:
+    """Return the GPUs that a task has for itself; none where another task of its host was assigned one of them too.
+
+    Executors that find the GPUs of their host by themselves, as in ``local-cluster`` or where several standalone
+    workers share a machine, may all be given the first one. The local rank decides then.
+
+    Parameters
+    ----------
+    hosts
+        Host of each task.
+    assigned
+        Addresses that Spark has assigned to each task.
+    task
+        The task in question.
+    """
+    others = {
+        address
+        for other, addresses in enumerate(assigned)
+        if other != task and hosts[other] == hosts[task]
+        for address in addresses
+    }
+    return [] if others & set(assigned[task]) else assigned[task]

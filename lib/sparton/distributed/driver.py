@@ -57,6 +57,7 @@ def order(
         paths=import_paths(context),
         python=settings.python,
         all_ranks_log=settings.all_ranks_log,
+        one_host=slots.is_local(context),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 EXECUTORS_WAIT_S = 20.0  # for executors to register, after the start of the application or the loss of one
 POLL_S = 0.5
 # With these on, Spark adds, removes or repeats tasks, while a Horovod worker can neither move nor be replaced.
+TASK_GPUS = "spark.task.resource.gpu.amount"
 FORBIDDEN = {
     "spark.dynamicAllocation.enabled": "set spark.dynamicAllocation.enabled=false and spark.executor.instances",
     "spark.speculation": "set spark.speculation=false",
@@ -32,10 +33,13 @@ def require(context: SparkContext, workers: int) -> None:
             raise TrainingError(f"{key}=true: {workers} Horovod workers need a fixed set of executors; {way_out}")
     found = _settle(context, workers)
     if found < workers:
-        cpus = context.getConf().get("spark.task.cpus", "1")
+        conf = context.getConf()
+        cpus, gpus = conf.get("spark.task.cpus", "1"), conf.get(TASK_GPUS)
+        asked = f"spark.task.cpus={cpus}" + (f", {TASK_GPUS}={gpus}" if gpus else "")
         raise TrainingError(
             f"{workers} workers need {workers} task slots at once, the Spark application offers {found} "
-            f"(master {context.master}, spark.task.cpus={cpus}); lower the number of workers or give Spark more cores"
+            f"(master {context.master}, {asked}); lower the number of workers or give Spark more "
+            + ("executors with GPUs" if gpus else "cores")
         )
 
 

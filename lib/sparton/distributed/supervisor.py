@@ -55,6 +55,8 @@ class Order:
         Its Python; None takes the one of this process.
     all_ranks_log
         Whether output of ranks other than 0 is shown.
+    one_host
+        Whether all executors share the driver's machine, where each is assigned its first GPU.
     """
 
     task: bytes = field(repr=False)
@@ -63,6 +65,7 @@ class Order:
     paths: Sequence[str]
     python: str | None
     all_ranks_log: bool
+    one_host: bool = False
 
 
 def run(order: Order, rank: int, environment: Mapping[str, str], gpus: Sequence[str]) -> bytes | None:
@@ -255,7 +258,8 @@ def run_under_horovod(order: Order) -> Any:
     """Run a worker from the process that ``horovod.spark.run`` has started."""
     import horovod.spark.task
 
-    result = run(order, int(os.environ["HOROVOD_RANK"]), {}, horovod.spark.task.get_available_devices())
+    gpus = [] if order.one_host else horovod.spark.task.get_available_devices()
+    result = run(order, int(os.environ["HOROVOD_RANK"]), {}, gpus)
     if result is None:
         raise SystemExit(1)
     return result
