@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from sparton import __version__
@@ -62,7 +65,7 @@ STAGE_ARGUMENTS = (
 STORAGE_CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests"})
 """Packages whose errors say that remote storage refused or cannot be reached."""
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 and the signal's number, as shells count
 """Exit status after Ctrl-C, as shells have it."""
 
 Runner = Callable[[argparse.Namespace], None]
@@ -73,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _set_up_logging(options.verbose)
     runner: Runner = options.runner
+    terminated = _interrupt_at_sigterm()
     try:
         runner(options)
     except SpartonError as error:
@@ -89,8 +93,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(f"sparton {options.command}: interrupted. {_way_on(options)}", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if terminated.is_set() else INTERRUPTED
     return 0
+
+
+def _interrupt_at_sigterm() -> threading.Event:
+    """Let SIGTERM do what Ctrl-C does, so that nothing half-written stays; return what is set when it has come."""
+    came = threading.Event()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        came.set()
+        # PySpark's handler of Ctrl-C also cancels the jobs, which would go on writing.
+        interrupt = signal.getsignal(signal.SIGINT)
+        if callable(interrupt):
+            interrupt(number, frame)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
+    return came
 
 
 def _way_on(options: argparse.Namespace) -> str:

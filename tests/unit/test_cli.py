@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,28 @@ def test_ctrl_c_says_what_is_true_of_the_command(
     status, error = outcome(arguments, capsys)
     assert status == 130
     assert error == (f"sparton {arguments[0]}: interrupted. What was published before stays; the same command {way_on}")
+
+
+TERMINATED = """
+import os, signal, sys
+from sparton import cli, publication
+
+def write(options):
+    with publication.publish(sys.argv[1]) as staging:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+cli._run_one = write
+sys.exit(cli.main(["prepare"]))
+"""
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 143, ended.stderr
+    assert ended.stderr.startswith("sparton prepare: interrupted. What was published before stays")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_info_on_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

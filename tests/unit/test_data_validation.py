@@ -129,8 +129,8 @@ def test_values_and_balance() -> None:
         balance={"label": {"min_fraction": 0.2}, "n": {"min_fraction": 0.05, "classes": ["1", "3"]}},
     )
     assert found["values", "label"].rows == 1
-    assert found["balance", "label"].found == "q: 0.1 of the rows"
-    assert found["balance", "n"].found == "3: 0 of the rows"
+    assert found["balance", "label"].found == "q: 0.1 of the rows with a value"
+    assert found["balance", "n"].found == "3: 0 of the rows with a value"
     assert ("values", "n") not in found
 
 

@@ -168,7 +168,7 @@ def test_a_file_that_no_stage_wrote_is_named(tmp_path: Path) -> None:
     folder = jets(tmp_path)
     pq.write_table(jets_table(3), folder / "stray.parquet")
     assert pipeline.info(str(folder)).problems == [
-        f"{folder}/stray.parquet: not written by the stage that made the folder"
+        f"{folder}/stray.parquet: not written by the stage that made the folder; remove it"
     ]
     (folder / "stray.parquet").unlink()
     (folder / "_notes.txt").write_text("mine")

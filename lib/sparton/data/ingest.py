@@ -253,6 +253,13 @@ def check_alike(previous: IngestRecord, source: Source, settings: IngestSettings
             f"--append: the table has ingest.salt {previous.settings['salt']}, the settings {settings.salt}; "
             "they must be the same, or files could share identifiers"
         )
+    if previous.format != settings.format:
+        logger.warning(
+            "--append: the table holds jets of the format %s, those of %s come beside them; what a constituent is, and "
+            "what a label means, may differ",
+            previous.format,
+            settings.format,
+        )
     before, now = previous.settings[settings.format], getattr(settings, settings.format).model_dump(mode="json")
     for option in source.decisive if previous.format == settings.format else ():
         if before[option] != now[option]:

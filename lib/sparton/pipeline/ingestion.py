@@ -90,13 +90,16 @@ def ingest(
         with spark_progress(spark, "ingest: examining files"), executor_errors("ingest"):
             found = examine_files(spark, source, paths)
         if not force and not previous.unknown(found):
-            none = {"new files": f"none: {target} holds what can be used of {len(found)} file(s)"}
+            none = {
+                "new files": f"none: {target} holds the jets of all {len(found)} file(s) given, or has rejected them"
+            }
             return StageResult("ingest", target, none | summarise(previous), True, time.perf_counter() - started)
 
     def body(staging: str) -> dict[str, Any]:
         spark = spark_session(settings.spark, "sparton ingest")
         with spark_progress(spark, "ingest: reading jets"):
-            return summarise(write_jets(spark, paths, settings.ingest, staging, found))
+            record = write_jets(spark, paths, settings.ingest, staging, found)
+        return summarise(record) if previous is None else added(previous, record) | summarise(record)
 
     return run_stage(call, body)
 
@@ -113,6 +116,17 @@ def find_files(inputs: Sequence[str], source: Source) -> FoundFiles:
     with ThreadPoolExecutor(STAT_THREADS) as pool:
         beside = sorted({path for found in pool.map(source.beside, paths) for path in found})
         return FoundFiles(files=tuple(pool.map(_found_file, paths)), beside=tuple(pool.map(_found_file, beside)))
+
+
+def added(previous: IngestRecord, record: IngestRecord) -> dict[str, Any]:
+    """Return what an extension has brought; the other figures are of the whole table."""
+    known = {(source.path, source.sha256) for source in previous.sources}
+    new = [source for source in record.sources if (source.path, source.sha256) not in known]
+    return {
+        "new files": sum(not source.reason for source in new),
+        "jets added": sum(record.files.values()) - sum(previous.files.values()),
+        "rejected in new files": sum(sum(source.rejected.values()) for source in new),
+    }
 
 
 def summarise(record: IngestRecord) -> dict[str, Any]:

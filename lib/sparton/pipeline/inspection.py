@@ -43,6 +43,7 @@ TABLE_FIGURES = {
     "dead": "centroids without rows",
 }
 """Numbers of a table's clusters that are shown, by their names in the bundle."""
+STRAY = "not written by the stage that made the folder; remove it"
 SUMS = "SHA256SUMS"
 SHOWN_ROWS = 20  # of a quarantine
 LOG_WIDTH = 120  # characters, where there is no terminal to measure
@@ -127,6 +128,9 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         problems += footer_problems(footers, _ingested_rows(folder, files))
         if columns == _named(QUARANTINE_ARROW):
             rejected = _first_rows(folder, parquet)
+        others = [path for path in files if path not in parquet and not path.startswith("_")]
+        if record is None and others:
+            details["not looked into"] = f"{len(others)} file(s) that are not Parquet"
     if INGEST_RECORD in files:
         details |= _ingested(folder)
     if SUMS in files:
@@ -145,7 +149,7 @@ def info(folder: str, *, verify: bool = False) -> FolderInfo:
         rows=rows,
         columns=columns,
         details=details,
-        problems=sorted(set(problems)),
+        problems=_one_a_file(problems),
         verified=verify,
         comparable=record is not None or bool({SUMS, INGEST_RECORD, storage.MANIFEST} & set(files)),
         rejected=rejected,
@@ -165,7 +169,9 @@ def show(found: FolderInfo, as_json: bool = False) -> None:
     else:
         _show_tables(found)
     if found.problems:
-        raise DataError("; ".join(found.problems) + ". Run the stage that made it again")
+        damaged = any(not problem.endswith(STRAY) for problem in found.problems)
+        way_out = ". Run the stage that made it again with --force" if damaged else ""
+        raise DataError("; ".join(found.problems) + way_out)
 
 
 def _show_tables(found: FolderInfo) -> None:
@@ -175,7 +181,7 @@ def _show_tables(found: FolderInfo) -> None:
     table.add_column("value", overflow="fold")
     if found.rows is not None:
         table.add_row("rows", format_value(found.rows))
-    table.add_row("files", f"{found.files:,} ({found.bytes / 1e6:,.1f} MB)")
+    table.add_row("files, with metadata", f"{found.files:,} ({found.bytes / 1e6:,.1f} MB)")
     for key, value in found.details.items():
         table.add_row(key, format_value(value))
     table.add_row("compared", _compared(found))
@@ -240,7 +246,16 @@ def _named(schema: pa.Schema) -> dict[str, str]:
 def _unknown_files(folder: str, files: list[str], known: set[str]) -> list[str]:
     """Return one line for each file that readers would take for part of the table but that no stage wrote."""
     found = [path for path in files if path not in known and not any(part[0] in "_." for part in path.split("/"))]
-    return [f"{storage.join(folder, path)}: not written by the stage that made the folder" for path in found]
+    return [f"{storage.join(folder, path)}: {STRAY}" for path in found]
+
+
+def _one_a_file(problems: list[str]) -> list[str]:
+    """Return one line for each file, out of lines that begin with their file's path."""
+    found: dict[str, dict[str, None]] = {}
+    for problem in problems:
+        path, _, reason = problem.partition(": ")
+        found.setdefault(path, {})[reason] = None
+    return [f"{path}: {'; '.join(found[path])}" for path in sorted(found)]
 
 
 def _set(folder: str, verify: bool, checksums: bool) -> tuple[int, dict[str, str], dict[str, Any], list[str]]:

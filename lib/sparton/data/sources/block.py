@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -159,7 +160,14 @@ def measure(source: Source, path: str) -> Extent:
         If the file cannot be read or is not of the format.
     """
     with bad_file(source.errors), source.open(path) as handle:
-        return source.extent(handle)
+        try:
+            return source.extent(handle)
+        except BadFileError as error:
+            named = [name for name in source.extra_columns if re.search(rf"\b{re.escape(name)}\b", error.detail)]
+            if not named:
+                raise
+            asked = f"ingest.{source.name}.jet_columns asks for {', '.join(named)}"
+            raise BadFileError(error.reason, f"{error.detail} ({asked})") from None
 
 
 def read_blocks(source: Source, path: str, start: int, stop: int) -> Iterator[JetBlock]:

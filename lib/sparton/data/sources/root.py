@@ -51,7 +51,11 @@ def open_tree(path: str, tree: str) -> Iterator[Any]:
         names = {name.partition(";")[0] for name in file.keys()}  # noqa: SIM118  # not a dict
         if tree not in names:
             raise BadFileError("missing_key", f"no tree {tree!r}; found {', '.join(sorted(names)) or 'nothing'}")
-        yield file[tree]
+        found = file[tree]
+        if not hasattr(found, "branches"):
+            kind = type(found).__name__.removeprefix("Model_")
+            raise BadFileError("wrong_dtype", f"{tree!r} is an object of ROOT's {kind}, expected a TTree")
+        yield found
 
 
 def extent(tree: Any, lists: Sequence[str], scalars: Sequence[str]) -> Extent:

@@ -84,7 +84,7 @@ def _balance(profile: Profile, name: str, rules: BalanceRules) -> Outcome:
         rule="balance",
         column=name,
         holds=share >= rules.min_fraction,
-        found=f"{smallest or 'no class'}: {share:.4g} of the rows",
+        found=f"{smallest or 'no class'}: {share:.4g} of the rows with a value",
         expected=f">= {rules.min_fraction:g} for each class",
         rows=counts.get(smallest, 0),
     )

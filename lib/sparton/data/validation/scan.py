@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from sparton.data.schema import require_columns
+from sparton.config import nearest
 from sparton.data.validation.drift import merged_quantiles
 from sparton.data.validation.profile import MEASURES_ARROW, Profile, Request, finite_numbers, profile_batches
 from sparton.data.validation.values import values_of
+from sparton.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -53,7 +54,7 @@ def measures(table: DataFrame, request: Request) -> DataFrame:
         If a column is missing.
     """
     names = request.rules.profiled
-    require_columns(table.columns, names, "table")
+    _require(table, names)
     # A column is needed to tell how many rows there are.
     chosen = table.select(*(names or table.columns[:1]))
     schema = from_arrow_schema(MEASURES_ARROW)
@@ -74,13 +75,23 @@ def reference_edges(table: DataFrame, columns: tuple[str, ...], bins: int) -> di
     DataError
         If a column is missing or does not hold numbers.
     """
-    require_columns(table.columns, columns, "table")
+    _require(table, columns)
     found = table.select(*columns).mapInArrow(partial(_points, columns=columns), from_arrow_schema(POINTS_ARROW))
     points, weights = defaultdict(list), defaultdict(list)
     for row in found.collect():
         points[row["column"]].append(np.frombuffer(row["points"], np.float64))
         weights[row["column"]].append(row["weight"])
     return {name: _edges(points[name], weights[name], bins) for name in columns}
+
+
+def _require(table: DataFrame, names: Iterable[str]) -> None:
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        near = nearest(missing[0], table.columns)
+        raise DataError(
+            f"rules: the table has no column {', '.join(missing)}{f' ({near})' if near else ''}; it has "
+            f"{', '.join(table.columns)}. Correct the name in the section rules, or validate another table"
+        )
 
 
 def _edges(points: Sequence[NDArray[np.float64]], weights: Sequence[float], bins: int) -> tuple[float, ...]:

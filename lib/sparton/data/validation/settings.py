@@ -48,7 +48,7 @@ class BalanceRules(Config):
     Attributes
     ----------
     min_fraction
-        Smallest fraction of the rows that each class must have.
+        Smallest fraction of the rows with a value that each class must have.
     classes
         Classes that must be there; None: those that are found.
     """
