@@ -220,9 +220,12 @@ def test_append_adds_what_is_new(source: tuple[Path, dict[str, Jets]], tmp_path:
     folder = source[0]
     run(tmp_path, [folder / "a.h5"], append=True)
     before = {path.name: path.stat().st_ino for path in (tmp_path / "jets").glob("*.parquet")}
+    before_rows = table(tmp_path).num_rows
     more = [folder / "copy.h5", folder / "c.h5", folder / "cut.h5"]
     result = run(tmp_path, more, "ingest.max_rejected=1", append=True)
     assert result.summary["jets"] == table(tmp_path).num_rows == 450
+    added = {name: result.summary[name] for name in ("new files", "jets added", "rejected in new files")}
+    assert added == {"new files": 1, "jets added": 450 - before_rows, "rejected in new files": 0}
     after = {path.name: path.stat().st_ino for path in (tmp_path / "jets").glob("*.parquet")}
     assert before.items() < after.items()
     assert [row["reason"] for row in quarantine(tmp_path / "jets" / "_quarantine")] == ["truncated"]

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import uproot
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sparton.data.ingest import _source_records as source_records
@@ -228,6 +229,23 @@ def test_missing_branch_tree_and_column(tmp_path: Path) -> None:
         "wrong_dtype",
         "column px: string, expected lists of numbers",
     )
+
+
+def test_a_column_that_an_option_asks_for_is_told_from_one_of_the_format(tmp_path: Path) -> None:
+    jets, label = random_jets(20, seed=1)
+    layouts.write_jetclass(tmp_path / "a.root", jets, label)
+    reason, detail = reason_of(tmp_path / "a.root", "jetclass", jet_columns=["jet_nope"])
+    assert reason == "missing_key"
+    assert "no branch jet_nope (ingest.jetclass.jet_columns asks for jet_nope)" in detail
+
+
+def test_an_rntuple_is_named(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mkrntuple("tree", {"jet_pt": np.float32})
+    reason, detail = reason_of(tmp_path / "a.root", "jetclass")
+    assert reason == "wrong_dtype"
+    assert "'tree' is an object of ROOT's " in detail
+    assert "RNTuple, expected a TTree" in detail
 
 
 def test_lhco_shape_and_key(tmp_path: Path) -> None:
