@@ -75,6 +75,7 @@ def evaluation(labelled: bool) -> tuple[JetSample, EvaluationMetrics]:
 def content(labelled: bool = True) -> ReportContent:
     jets, metrics = evaluation(labelled)
     provenance = Provenance(
+        training={"time split": f"compute 90.0% {EVIL}"},
         created="2026-11-22 19:40 UTC",
         seed=7,
         versions={"sparton": "0.1.0", EVIL: EVIL},
@@ -114,7 +115,7 @@ def test_page_is_self_contained(labelled: ReportContent, html: str) -> None:
 
 def test_page_escapes_every_given_string(html: str) -> None:
     assert "<script" not in html
-    assert read(html).text.count(EVIL) == 5  # title twice, version's name and value, configuration
+    assert read(html).text.count(EVIL) == 6  # title twice, version's name and value, time of training, configuration
     assert "$$title ${headline}" in read(html).text
 
 

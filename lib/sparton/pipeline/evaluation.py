@@ -16,6 +16,7 @@ from sparton.pipeline.bundles import bundle_kind
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.pipeline.times import recorded_figures
 from sparton.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -278,9 +279,15 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
         versions=installed_versions(),
         inputs=call.input_fingerprints(),
         config=settings.to_yaml(),
+        training=_training_times(call.inputs["model"]),
     )
     title = "Jet clusters" if metrics.unit == "jets" else "Clusters of a table"
     return ReportContent(title, metrics, figures, provenance)
+
+
+def _training_times(folder: str) -> dict[str, str]:
+    path = storage.join(folder, "metrics.json")
+    return recorded_figures(storage.read_json(path)) if storage.exists(path) else {}
 
 
 def _summary(metrics: EvaluationMetrics) -> dict[str, Any]:

@@ -65,13 +65,17 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the numbers come from: creation time (ISO 8601), versions, inputs' fingerprints and settings (YAML)."""
+    """Where the numbers come from.
+
+    Creation time (ISO 8601), versions, inputs' fingerprints, settings (YAML), and what the training has taken.
+    """
 
     created: str
     seed: int
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     config: str = ""
+    training: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,9 @@ def _figure(item: ReportFigure) -> str:
 def _provenance(provenance: Provenance) -> str:
     entries = [("created", provenance.created), ("seed", str(provenance.seed)), *provenance.versions.items()]
     tables = _table(["what", "value"], [[escape(name), escape(value)] for name, value in entries], kind="plain")
+    if provenance.training:
+        rows = [[escape(name), escape(value)] for name, value in provenance.training.items()]
+        tables += _table(["training", "value"], rows, kind="plain")
     if provenance.inputs:
         inputs = [[escape(name), f"<code>{escape(value)}</code>"] for name, value in provenance.inputs.items()]
         tables += _table(["input", "fingerprint (SHA-256)"], inputs, kind="plain")
