@@ -414,7 +414,7 @@ class _Writer(MLWriter):
         self._model = model
 
     def saveImpl(self, path: str) -> None:  # noqa: N802 - called by Spark ML
-        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession)
+        DefaultParamsWriter.saveMetadata(self._model, path, self.sc)
         folder = storage.join(path, BUNDLE_FOLDER)
         storage.make_dirs(folder)
         for name, content in self._model._files.items():
@@ -428,7 +428,7 @@ class _Reader(MLReader[Any]):
         self._class = cls
 
     def load(self, path: str) -> TableClusters:
-        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, self.sc)
         model: Any = self._class.from_bundle(storage.join(path, BUNDLE_FOLDER))
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)

@@ -252,7 +252,7 @@ class _Writer(MLWriter):
         self._model = model
 
     def saveImpl(self, path: str) -> None:  # noqa: N802 - called by Spark ML
-        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession)
+        DefaultParamsWriter.saveMetadata(self._model, path, self.sc)
         folder = storage.join(path, BUNDLE_FOLDER)
         storage.make_dirs(folder)
         _unpack(self._model._files, folder)
@@ -261,7 +261,7 @@ class _Writer(MLWriter):
 class _Reader(MLReader[UClusterModel]):
     def load(self, path: str) -> UClusterModel:
         session: SparkSession = self.sparkSession
-        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, session)
+        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, self.sc)
         model = UClusterModel.from_bundle(storage.join(path, BUNDLE_FOLDER))
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
