@@ -239,6 +239,36 @@ def test_append_adds_what_is_new(source: tuple[Path, dict[str, Jets]], tmp_path:
         run(tmp_path, [folder / "b.h5"], "ingest.hls4ml.jet_columns=[multiplicity]", append=True)
 
 
+def test_a_file_that_changed_since_its_jets_were_taken_is_not_taken_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    layouts.write_hls4ml(path, *random_jets(30, seed=1))
+    run(tmp_path, [path], append=True)
+    layouts.write_hls4ml(path, *random_jets(50, seed=1))
+    with pytest.raises(DataError, match="changed"):
+        run(tmp_path, [path], append=True)
+    result = run(tmp_path, [path], "ingest.max_rejected=1", append=True)
+    assert (result.summary["jets"], result.summary["jets added"]) == (30, 0)
+    (row,) = quarantine(tmp_path / "jets" / "_quarantine")
+    assert row["reason"] == "changed"
+    assert "ingest all files anew, without --append" in row["detail"]
+    assert run(tmp_path, [path], "ingest.max_rejected=1", append=True).skipped
+
+
+def test_ids_that_a_table_brought_along_are_compared_with_those_made_here(tmp_path: Path) -> None:
+    """The same file again by way of a table of its jets; formats come one after the other, in either order."""
+    layouts.write_hls4ml(tmp_path / "a.h5", *random_jets(30, seed=1))
+    run(tmp_path / "one", [tmp_path / "a.h5"])
+    table_of = ("ingest.format=parquet", "ingest.max_rejected=1")
+    for name, steps in (("two", (True, False)), ("three", (False, True))):
+        for as_table in steps:
+            if as_table:
+                run(tmp_path / name, [tmp_path / "one" / "jets"], *table_of, append=True)
+            else:
+                run(tmp_path / name, [tmp_path / "a.h5"], "ingest.max_rejected=1", append=True)
+        ids = table(tmp_path / name).column("jet_id").to_pylist()
+        assert len(ids) == len(set(ids)) == 30
+
+
 def test_duplicate_ids_of_own_tables(spark: SparkSession, tmp_path: Path) -> None:
     first, second = jets_table(100, seed=1), jets_table(80, seed=2, first_id=90)
     energy = first.column("energy").to_pylist()

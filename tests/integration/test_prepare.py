@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql.functions import spark_partition_id
 
-from sparton import storage
+from sparton import pipeline, storage
+from sparton.config import load_config
 from sparton.data import prepare
 from sparton.data import writing as module
 from sparton.data.counting import take_census
@@ -33,13 +34,15 @@ from sparton.data.routing import spark_hash
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
-from sparton.data.source_files import located
+from sparton.data.source_files import find_sources, located, read_sources
 from sparton.data.target import TargetMass
 from sparton.data.verification import verify_written
 from sparton.errors import DataError, UsageError
 from sparton.physics.features import FEATURE_NAMES, ucluster_features
 from sparton.physics.grooming import soft_drop_mass
-from tests.synthetic import jets_table
+from sparton.pipeline import PipelineSettings
+from tests import layouts
+from tests.synthetic import jets_table, random_jets
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -409,3 +412,44 @@ def test_featurize_gives_training_rows_of_sound_jets(spark: SparkSession, stored
     for jet_id, row in rows.items():
         assert bytes(row["features"]) == features[jet_id - 10_000].tobytes()
         assert row["n_particles"] == n_real[jet_id - 10_000]
+
+
+def stage_settings(workspace: Path) -> PipelineSettings:
+    return load_config(PipelineSettings, None, [f"workspace={workspace}", "prepare.features.n_particles=8"])
+
+
+def test_a_table_that_is_not_what_its_record_says_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    """A value that has changed in a file of the same size, which no footer shows."""
+    layouts.write_hls4ml(tmp_path / "a.h5", *random_jets(60, seed=1))
+    settings = stage_settings(tmp_path)
+    pipeline.ingest(settings, input=str(tmp_path / "a.h5"))
+    (path,) = (tmp_path / "jets").glob("*.parquet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"SHA-256 is .*, the record of the stage that wrote it says .*--force"):
+        pipeline.prepare(settings)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_damaged_file_is_no_loss_without_a_word(spark: SparkSession, tmp_path: Path) -> None:
+    """Neither where Spark is told to pass over damaged files, nor where it does so for another reason."""
+    table = jets_table(300)
+    (tmp_path / "table").mkdir()
+    for number in range(3):
+        pq.write_table(table.slice(100 * number, 100), tmp_path / "table" / f"{number}.parquet")
+    sources = find_sources(spark, str(tmp_path / "table"))
+    content = bytearray((tmp_path / "table" / "1.parquet").read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    (tmp_path / "table" / "1.parquet").write_bytes(content)
+    settings = SETTINGS.model_copy(update={"mass_window": None})
+    spark.conf.set("spark.sql.files.ignoreCorruptFiles", "true")
+    try:
+        rows = read_sources(spark, str(tmp_path / "table"), sources)
+        with pytest.raises(DataError):
+            write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, [source.file for source in sources])
+        loose = spark.read.parquet(str(tmp_path / "table"))
+        with pytest.raises(DataError, match="200 rows were read of 3 files that hold 300"):
+            write_training_set(spark, loose, settings, str(tmp_path / "other"), {}, [one.file for one in sources])
+    finally:
+        spark.conf.unset("spark.sql.files.ignoreCorruptFiles")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -151,6 +152,22 @@ def test_bad_files_within_the_limit_are_set_aside(spark: SparkSession, inbox: Pa
     assert record is not None
     assert sorted(source.reason for source in record.sources) == ["", "unreadable"]
     expect(inbox, 40)
+
+
+def test_a_file_that_was_empty_at_first_is_taken_when_it_has_content(
+    spark: SparkSession, inbox: Path, files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    arrive(files[0], inbox)
+    (inbox / "late.h5").touch()
+    with caplog.at_level(logging.WARNING):
+        look(inbox)
+    assert f"{inbox}/late.h5: 0 bytes, passed over" in caplog.text
+    expect(inbox, 40)
+    shutil.copy(files[1], inbox / "late.h5")
+    assert look(inbox).summary["batches"] == 1
+    expect(inbox, 40 + 41)
+    assert look(inbox).summary["batches"] == 0
+    expect(inbox, 40 + 41)
 
 
 def test_missing_folder(spark: SparkSession, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class SourceRecord(Config):
 
 
 class IngestRecord(Config):
-    """What an ingested table was made from (``_ingest.json``)."""
+    """What an ingested table was made from (``_ingest.json``); ``own_ids``: some files brought identifiers along."""
 
     format: str
     version: str
@@ -61,10 +61,27 @@ class IngestRecord(Config):
     extra_columns: tuple[str, ...]
     sources: tuple[SourceRecord, ...]
     files: dict[str, int]
+    own_ids: bool = False
 
     def known(self) -> dict[str, str]:
         """Return the paths of the files that were used, by SHA-256."""
         return {source.sha256: source.path for source in self.sources if not source.reason}
+
+    def with_changed(self, files: Sequence[SourceFile]) -> list[SourceFile]:
+        """Return examined files, with those marked whose jets the table holds as they were before they changed."""
+        held = self.known()
+        before = {path: sha256 for sha256, path in held.items()}
+        return [
+            replace(
+                file,
+                reason="changed",
+                detail=f"the table holds its jets as they were at SHA-256 {before[file.path]}; for those of now, "
+                "ingest all files anew, without --append",
+            )
+            if not file.reason and file.sha256 not in held and file.path in before
+            else file
+            for file in files
+        ]
 
     def unknown(self, files: Sequence[SourceFile]) -> list[SourceFile]:
         """Return those of examined files that the table does not hold, without bad ones that were left out before."""
@@ -108,11 +125,15 @@ def write_jets(
     if previous is not None:
         check_alike(previous, source, settings)
     known = previous.known() if previous else {}
-    found = examine_files(spark, source, paths) if found is None else found
+    found = examine_files(spark, source, paths) if found is None else list(found)
+    if previous is not None:
+        found = previous.with_changed(found)
     files = without_doubles([file for file in found if file.reason or file.sha256 not in known])
     check_identities(known | {file.sha256: file.path for file in files if not file.reason}, settings.salt)
     storage.make_dirs(storage.join(folder, FOLDER))
-    job, results = _write_all(spark, IngestJob(source, tuple(files), folder, _prefix(files, settings), settings))
+    own_ids = source.gives_ids or (previous is not None and previous.own_ids)
+    job = IngestJob(source, tuple(files), folder, _prefix(files, settings), settings)
+    job, results = _write_all(spark, job, own_ids)
     records = _source_records(job, results)
     written = {file.name: file.rows for result in results for file in result.written()}
     _remove_leftovers(job, {*written, *(name for result in results for name in result.quarantine)})
@@ -143,8 +164,11 @@ def read_ingest_record(folder: str) -> IngestRecord | None:
         raise DataError(f"{path}: not the record of an ingest ({error}); ingest the files anew") from None
 
 
-def _write_all(spark: SparkSession, job: IngestJob) -> tuple[IngestJob, list[TaskResult]]:
-    """Run the tasks until every one has written its part of the usable files and no identifier repeats."""
+def _write_all(spark: SparkSession, job: IngestJob, own_ids: bool) -> tuple[IngestJob, list[TaskResult]]:
+    """Run the tasks until every one has written its part of the usable files and no identifier repeats.
+
+    Those made here never do; where a file has or had identifiers of its own, these may be of jets made here too.
+    """
     slots = spark.sparkContext.defaultParallelism
     parts = split_work(job.files, job.settings.task_bytes, slots)
     tasks = {number: IngestTask(number, part) for number, part in enumerate(parts)}
@@ -153,7 +177,7 @@ def _write_all(spark: SparkSession, job: IngestJob) -> tuple[IngestJob, list[Tas
     while waiting:
         results |= {result.number: result for result in run_tasks(spark, job, waiting)}
         job, again = _without_failures(job, tasks, results)
-        if not again and job.source.gives_ids:
+        if not again and own_ids:
             again = _without_repeated(spark, job, tasks, results)
         tasks |= {task.number: task for task in again}
         waiting = again
@@ -286,6 +310,7 @@ def _merge(
         extra_columns=source.extra_columns,
         sources=(*kept, *records),
         files=(previous.files if previous else {}) | written,
+        own_ids=source.gives_ids or (previous is not None and previous.own_ids),
     )
 
 

@@ -135,6 +135,7 @@ def write_set(
     else:
         require_same_settings(settings, previous, section, target.folder)
     written = write_rows(target, rows)
+    _require_all_read(written.counts.read, sources)
     for split, shards in written.splits.items():
         logger.info("%s: %d rows in %d shards", split, sum(shard.rows for shard in shards), len(shards))
     moments = previous.moments.merge(written.moments) if previous else written.moments
@@ -157,6 +158,16 @@ def write_set(
         "extensions": previous.extensions + 1 if previous else 0,
         "notes": _notes(names, constant.tolist()),
     }
+
+
+def _require_all_read(read: int, sources: Sequence[SourceFile]) -> None:
+    """Check that all rows of the files were read: a setting of Spark's may let it pass over damaged or missing ones."""
+    expected = sum(source.rows for source in sources)
+    if sources and read != expected:
+        raise DataError(
+            f"{read} rows were read of {len(sources)} files that hold {expected}; they changed meanwhile, or Spark "
+            "passes over damaged files (spark.sql.files.ignoreCorruptFiles): run it again with sound files"
+        )
 
 
 def _require_empty(folder: str) -> None:

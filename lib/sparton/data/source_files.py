@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -46,8 +46,10 @@ class Source:
     file: SourceFile
 
 
-def find_sources(spark: SparkSession, folder: str, known: Mapping[str, str] | None = None) -> list[Source]:
-    """Return the Parquet files of a table, by content.
+def find_sources(
+    spark: SparkSession, folder: str, known: Mapping[str, str] | None = None, held: Collection[str] = ()
+) -> list[Source]:
+    """Return the Parquet files of a table, by content, which is read and compared with what a record says of it.
 
     Parameters
     ----------
@@ -56,19 +58,21 @@ def find_sources(spark: SparkSession, folder: str, known: Mapping[str, str] | No
     folder
         Folder of the table.
     known
-        SHA-256 (hex) of files by relative path, where a record of them exists: only their footers are read.
+        SHA-256 (hex) of files by relative path, where a record of them exists.
+    held
+        SHA-256 of files that will not be used: of those, only the footers are read.
 
     Raises
     ------
     DataError
-        If there is no file, or one is not readable as Parquet.
+        If there is no file, or one is not readable as Parquet, or not what its record says.
     """
     paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
     if not paths:
         raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
     tasks = min(len(paths), spark.sparkContext.defaultParallelism)
     frame = spark.createDataFrame([(path,) for path in paths], from_arrow_schema(PATH_ARROW)).repartition(tasks)
-    identify = partial(_identify, folder=storage.absolute(folder), known=dict(known or {}))
+    identify = partial(_identify, folder=storage.absolute(folder), known=dict(known or {}), held=frozenset(held))
     with executor_errors(f"reading the files of {folder}"):
         rows = frame.mapInArrow(identify, from_arrow_schema(SOURCE_ARROW)).collect()
     found = [
@@ -78,9 +82,10 @@ def find_sources(spark: SparkSession, folder: str, known: Mapping[str, str] | No
 
 
 def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> DataFrame:
-    """Return the rows of some files of a table."""
+    """Return the rows of some files of a table; one that is damaged or gone is an error, whatever the session says."""
     paths = [storage.spark_source(storage.join(folder, source.path)) for source in sources]
-    return spark.read.option("basePath", storage.spark_url(folder)).parquet(*paths)
+    reader = spark.read.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
+    return reader.option("basePath", storage.spark_url(folder)).parquet(*paths)
 
 
 def located(df: DataFrame) -> DataFrame:
@@ -137,13 +142,15 @@ def _is_hidden(path: str) -> bool:
     return any(part.startswith(HIDDEN) for part in path.split("/"))
 
 
-def _identify(batches: Iterator[pa.RecordBatch], folder: str, known: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+def _identify(
+    batches: Iterator[pa.RecordBatch], folder: str, known: Mapping[str, str], held: Collection[str]
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        found = [_source(folder, path, known.get(path)) for path in batch.column("path").to_pylist()]
+        found = [_source(folder, path, known.get(path), held) for path in batch.column("path").to_pylist()]
         yield pa.RecordBatch.from_pylist(found, schema=SOURCE_ARROW)
 
 
-def _source(folder: str, path: str, known: str | None) -> dict[str, str | int]:
+def _source(folder: str, path: str, known: str | None, held: Collection[str]) -> dict[str, str | int]:
     full = storage.join(folder, path)
     try:
         with storage.open_file(full) as stream:
@@ -152,4 +159,10 @@ def _source(folder: str, path: str, known: str | None) -> dict[str, str | int]:
         raise DataError(
             f"{full}: not readable as Parquet ({' '.join(str(error).split())}); remove or mend it"
         ) from None
-    return {"path": path, "sha256": known or storage.sha256(full), "bytes": storage.size(full), "rows": rows}
+    sha256 = known if known in held else storage.sha256(full)
+    if known is not None and sha256 != known:
+        raise DataError(
+            f"{full}: SHA-256 is {sha256}, the record of the stage that wrote it says {known}; it was changed or "
+            "damaged since: restore it, or run that stage again with --force"
+        )
+    return {"path": path, "sha256": str(sha256), "bytes": storage.size(full), "rows": rows}

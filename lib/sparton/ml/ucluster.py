@@ -23,7 +23,7 @@ from sparton.data.schema import require_columns
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
     from sparton.data.featurize import FeatureSpec
     from sparton.ucluster.bundle import Bundle
@@ -260,7 +260,6 @@ class _Writer(MLWriter):
 
 class _Reader(MLReader[UClusterModel]):
     def load(self, path: str) -> UClusterModel:
-        session: SparkSession = self.sparkSession
         metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, self.sc)
         model = UClusterModel.from_bundle(storage.join(path, BUNDLE_FOLDER))
         model._resetUid(metadata["uid"])

@@ -88,7 +88,7 @@ def ingest(
         check_alike(previous, source, settings.ingest)
         spark = spark_session(settings.spark, "sparton ingest")
         with spark_progress(spark, "ingest: examining files"), executor_errors("ingest"):
-            found = examine_files(spark, source, paths)
+            found = previous.with_changed(examine_files(spark, source, paths))
         if not force and not previous.unknown(found):
             none = {
                 "new files": f"none: {target} holds the jets of all {len(found)} file(s) given, or has rejected them"

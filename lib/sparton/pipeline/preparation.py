@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparton import publication, storage
@@ -85,13 +85,13 @@ def prepare(
     return run_stage(call, body)
 
 
-def _sources(spark: SparkSession, folder: str) -> list[Source]:
-    """Return the files of the input; the record of the stage that made it saves reading them for their checksums."""
+def _sources(spark: SparkSession, folder: str, held: Collection[str] = ()) -> list[Source]:
+    """Return the files of the input, which must be those of the record that the stage which made it has left."""
     from sparton.data.source_files import find_sources
 
     record = read_record(folder)
     known = {entry.path: entry.sha256 for entry in record.files} if record else {}
-    return find_sources(spark, folder, known)
+    return find_sources(spark, folder, known, held)
 
 
 def _new_sources(settings: PipelineSettings, kind: Kind, folder: str, target: str) -> list[Source]:
@@ -108,7 +108,7 @@ def _new_sources(settings: PipelineSettings, kind: Kind, folder: str, target: st
     require_same_settings(chosen, manifest, section, target)  # also where nothing is new
     held = {source.sha256 for source in manifest.sources}
     spark = spark_session(settings.spark, "sparton prepare")
-    return [source for source in _sources(spark, folder) if source.file.sha256 not in held]
+    return [source for source in _sources(spark, folder, held) if source.file.sha256 not in held]
 
 
 def _rows(folder: str) -> dict[str, int]:

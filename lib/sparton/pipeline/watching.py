@@ -2,7 +2,8 @@
 
 Spark's file source tells which files are new and remembers them in a checkpoint; every micro-batch is one run of the
 stage ``ingest`` that appends to the table. The table itself records the content of each file that it holds, so a
-micro-batch that Spark repeats after a crash finds its files there and adds nothing.
+micro-batch that Spark repeats after a crash finds its files there and adds nothing. Spark takes a file of 0 bytes for
+seen, and never looks again: those that have content later are looked for here, when a query begins and ends.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def watch(
     publication.recover(target)
     batches = _Batches()
     checkpoint = _checkpoint(settings, storage.absolute(folder), target)
+    if storage.exists(checkpoint):
+        _take_late(settings, folder, target, batches)
     writer = _arrivals(spark, settings, folder).writeStream.option("checkpointLocation", storage.spark_url(checkpoint))
     with _interrupts() as pressed:
         query = _trigger(writer.foreachBatch(_appender(settings, target, batches)), settings.watch.trigger).start()
@@ -106,7 +109,29 @@ def watch(
         _wait(query, batches, lambda: pressed.is_set() or stop())
         if pressed.is_set():
             raise KeyboardInterrupt
+    _take_late(settings, folder, target, batches)
     return StageResult("ingest", target, _summary(target, batches), False, time.perf_counter() - started)
+
+
+def _take_late(settings: PipelineSettings, folder: str, target: str, batches: _Batches) -> None:
+    """Ingest files that Spark has seen without content and that have some now; name those that still have none."""
+    record = read_ingest_record(target)
+    known = {source.path for source in record.sources} if record else set()
+    arrived = [path for path in _files(folder, SOURCES[settings.ingest.format].suffixes) if path not in known]
+    empty = [path for path in arrived if not storage.size(path)]
+    late = sorted(set(arrived) - set(empty))
+    for path in empty:
+        logger.warning("%s: 0 bytes, passed over; a later query takes it when it has content", path)
+    if late:
+        logger.info("ingest: %d file(s) that have content by now", len(late))
+        batches.results.append(ingest(settings, input=late, output=target, append=True))
+
+
+def _files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the files of a format below a folder that Spark looks at."""
+    found = storage.list_files(folder)
+    seen = [path for path in found if not any(part[0] in "_." for part in path.split("/"))]
+    return [storage.absolute(storage.join(folder, path)) for path in seen if path.endswith(suffixes)]
 
 
 def _checkpoint(settings: PipelineSettings, folder: str, target: str) -> str:
@@ -157,8 +182,6 @@ def _appender(settings: PipelineSettings, target: str, batches: _Batches) -> Cal
 def _paths(listing: DataFrame) -> list[str]:
     """Return the files of a micro-batch that are there."""
     found = sorted(storage.absolute(row["path"]) for row in listing.collect())
-    if not found:
-        logger.warning("ingest: what arrived is empty (0 bytes) or gone, and was passed over")
     paths = [path for path in found if storage.exists(path)]
     for path in set(found) - set(paths):
         logger.warning("%s: arrived, but was removed before it could be read", path)

@@ -32,6 +32,7 @@ FILE_REASONS = (
     "wrong_dtype",
     "too_many_rows",
     "duplicate_file",
+    "changed",
 )
 """Why a whole file is rejected."""
 
