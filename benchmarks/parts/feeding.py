@@ -182,9 +182,7 @@ def write_set(
     """Write a training set of random jets; the manifest is for the caller to write."""
     storage.make_dirs(storage.join(folder, f"split={TRAIN}"))
     entries = []
-    tables = [
-        training_table(shard_rows, spec, seed, mean_particles) for seed in range(min(shards, DIFFERENT_SHARDS))
-    ]
+    tables = [training_table(shard_rows, spec, seed, mean_particles) for seed in range(min(shards, DIFFERENT_SHARDS))]
     for index in range(shards):
         path = shard_path(TRAIN, index)
         size, digest = write_file(storage.join(folder, path), tables[index % len(tables)], "snappy")

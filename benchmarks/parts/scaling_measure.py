@@ -127,9 +127,7 @@ def crews(folder: Path, batch_size: int, cores: Sequence[int]) -> Iterator[tuple
             alone.do("threads")
             places = assign(["localhost"] * len(cores))
             server.open_to(places, [LOOPBACK])
-            world = Crew(
-                [start(core, _horovod(place, server.port)) for core, place in zip(cores, places, strict=True)]
-            )
+            world = Crew([start(core, _horovod(place, server.port)) for core, place in zip(cores, places, strict=True)])
             world.do("threads")
             with world.awake():
                 pass
@@ -208,7 +206,7 @@ def _line(turns: Turns, source: str, precision: str, batch_size: int) -> Answer:
         **dict(zip(("alone", "both", "together"), found, strict=True)),
         "efficiency": float(np.median(ratios[:, 0])),
         "efficiency_range": [float(ratios[:, 0].min()), float(ratios[:, 0].max())],
-        "memory_alone": float(np.median(ratios[:, 1])),
+        "apart_efficiency": float(np.median(ratios[:, 1])),
         "shares": mean.shares(),
         "exchange_s": mean.exchange / len(turns[0]["singles"][0]["steps"]),
     }
