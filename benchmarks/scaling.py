@@ -69,6 +69,8 @@ def measured(options: argparse.Namespace, kept: Result) -> Result:
         write_table(table, options.batch_size, options.steps)
         with crews(table, options.batch_size, cores) as (alone, world):
             if EFFICIENCY in options.only:
+                with world.awake():
+                    machine["workers"] = [*alone.do("place"), *world.do("place")]
                 turns = take_turns(alone, world, options.rounds, options.steps)
                 done["efficiency"] = summary(turns, options.batch_size) | {"machine": machine}
             if MODEL in options.only:

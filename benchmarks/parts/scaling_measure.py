@@ -124,13 +124,12 @@ def crews(folder: Path, batch_size: int, cores: Sequence[int]) -> Iterator[tuple
     try:
         with serving(LOOPBACK) as server:
             alone = Crew([start(core, {}) for core in cores])
-            alone.do("threads")
+            alone.do("place")  # they are ready
             places = assign(["localhost"] * len(cores))
             server.open_to(places, [LOOPBACK])
             world = Crew([start(core, _horovod(place, server.port)) for core, place in zip(cores, places, strict=True)])
-            world.do("threads")
             with world.awake():
-                pass
+                world.do("place")
             yield alone, world
     finally:
         for worker in started:

@@ -123,9 +123,9 @@ class Steps:
             other.close()
         return {"seconds": seconds}
 
-    def threads(self) -> Answer:
+    def place(self) -> Answer:
         """Return the cores that this process may use, and TensorFlow's threads."""
-        return {"cores": sorted(os.sched_getaffinity(0)), "variable": os.environ.get("TF_NUM_INTRAOP_THREADS")}
+        return {"cores": sorted(os.sched_getaffinity(0)), "threads": os.environ.get("TF_NUM_INTRAOP_THREADS")}
 
     def _trainer(self, precision: ExchangePrecision) -> tuple[TrainStep, list[int]]:
         """Return the compiled step and the bytes of each collective in it."""
