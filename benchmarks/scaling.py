@@ -63,11 +63,12 @@ def measured(options: argparse.Namespace, kept: Result) -> Result:
     if EFFICIENCY not in options.only and EFFICIENCY not in kept:
         raise SystemExit("--only model needs the step times of an earlier --only efficiency --save; add efficiency")
     done: Result = {}
-    machine = _machine()
+    environment = dict(options.environment)
+    machine = _machine() | {"environment": environment}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         table = Path(folder) / "set"
         write_table(table, options.batch_size, options.steps)
-        with crews(table, options.batch_size, cores) as (alone, world):
+        with crews(table, options.batch_size, cores, environment) as (alone, world):
             if EFFICIENCY in options.only:
                 with world.awake():
                     machine["workers"] = [*alone.do("place"), *world.do("place")]
@@ -109,6 +110,13 @@ def _processor_lines() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
+def _assignment(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not name or not found:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE. Received: {text}")
+    return name, value
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -119,6 +127,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=24, help="efficiency: timed steps of a turn")
     parser.add_argument("--batch-size", type=int, default=256, help="efficiency: jets of each worker in a step")
     parser.add_argument("--repeats", type=int, default=100, help="model: timed sums of each size")
+    parser.add_argument(
+        "--environment", type=_assignment, nargs="+", default=[], metavar="NAME=VALUE",
+        help="further variables of the two workers together, such as HOROVOD_CYCLE_TIME=0.1 (ms, Horovod's own is 1)",
+    )  # fmt: skip
     parser.add_argument("--folder", help="efficiency: where temporary data go; by default where the system keeps such")
     parser.add_argument("--workspace", help="large-batch: folder of jets, set and runs; that of make quality otherwise")
     parser.add_argument(

@@ -9,7 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ GLOO_TIMEOUT_S = 24 * 3600
 
 SIZES = tuple(1024 * 4**power for power in range(9))  # 1 kB to 64 MB
 LARGE = 4 << 20  # bytes from which on fewer sums are timed
+CHAIN = 8  # smaller ones are timed several at once: starting a graph costs as much
 HOPS = 5000
 
 Answer = dict[str, Any]
@@ -43,13 +44,13 @@ Turns = list[dict[str, Any]]
 class Worker:
     """A process of :mod:`parts.scaling_worker` on one core."""
 
-    def __init__(self, core: int, folder: Path, batch_size: int, environment: dict[str, str]) -> None:
+    def __init__(self, core: int, folder: Path, batch_size: int, environment: Mapping[str, str]) -> None:
         here = Path(__file__).resolve().parents[1]
         paths = os.pathsep.join(filter(None, [str(here), str(here.parent), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "parts.scaling_worker", str(core), str(folder), str(batch_size)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env=os.environ | {"PYTHONPATH": paths} | environment,
+            env=os.environ | {"PYTHONPATH": paths} | dict(environment),
         )  # fmt: skip
 
     def ask(self, call: str, **arguments: Any) -> None:
@@ -113,12 +114,24 @@ class Crew:
 
 
 @contextlib.contextmanager
-def crews(folder: Path, batch_size: int, cores: Sequence[int]) -> Iterator[tuple[Crew, Crew]]:
-    """Start workers on two cores that are alone, and two of one world; the latter are stopped until they are woken."""
+def crews(
+    folder: Path, batch_size: int, cores: Sequence[int], environment: Mapping[str, str]
+) -> Iterator[tuple[Crew, Crew]]:
+    """Start workers on two cores that are alone, and two of one world; the latter are stopped until they are woken.
+
+    Parameters
+    ----------
+    folder, batch_size
+        Training set, and jets of a worker in a step.
+    cores
+        A core for each of the two.
+    environment
+        Further variables of the two of one world.
+    """
     started: list[Worker] = []
 
-    def start(core: int, environment: dict[str, str]) -> Worker:
-        started.append(Worker(core, folder, batch_size, environment))
+    def start(core: int, variables: Mapping[str, str]) -> Worker:
+        started.append(Worker(core, folder, batch_size, variables))
         return started[-1]
 
     try:
@@ -249,4 +262,6 @@ def calibrate(world: Crew, repeats: int) -> Answer:
 
 
 def _sums(world: Crew, size: int, dtype: str, repeats: int) -> list[Answer]:
-    return world.do("allreduce", size=size, dtype=dtype, repeats=repeats if size < LARGE else max(3, repeats // 5))
+    large = size >= LARGE
+    repeats = max(3, repeats // 5) if large else repeats
+    return world.do("allreduce", size=size, dtype=dtype, chain=1 if large else CHAIN, repeats=repeats)

@@ -76,11 +76,12 @@ def efficiency_lines(found: Result) -> list[str]:
             [line["source"], line["precision"], *rates, *efficiency, f"{line['apart_efficiency']:.3f}", *shares]
         )
     machine = found["machine"]
+    variables = "".join(f", `{name}={value}`" for name, value in machine["environment"].items())
     measured = (
         f"{machine['cores']} cores, {machine['processor']}, one core copies memory at "
         f"{machine['copied_bytes_per_second'] / 1e9:.1f} GB/s; load before the start {machine['load']:.2f}; "
         f"{found['rounds']} rounds of {found['steps']} steps of {found['batch_size']} jets for each worker; "
-        "rates in jets/s of all workers."
+        f"rates in jets/s of all workers{variables}."
     )
     return [*table(headings, rows), "", measured]
 

@@ -51,6 +51,7 @@ class Steps:
         self._manifest = read_manifest(folder)
         self._epoch = 0
         self._steps: dict[str, tuple[TrainStep, list[int]]] = {}
+        self._chains: dict[tuple[str, int], Any] = {}
         self._memory = list(itertools.islice(self._read(), MEMORY_BATCHES))
 
     def train(self, precision: ExchangePrecision, source: str, steps: int, warm_up: int) -> Answer:
@@ -84,19 +85,21 @@ class Steps:
             "gradient_bytes": step.exchange_bytes,
         }
 
-    def allreduce(self, size: int, dtype: str, repeats: int) -> Answer:
-        """Return the seconds of each of several sums of ``size`` bytes over all ranks, after one that is not timed."""
+    def allreduce(self, size: int, dtype: str, chain: int, repeats: int) -> Answer:
+        """Return the seconds of a sum of ``size`` bytes over all ranks, several times, after one that is not timed.
+
+        As in a training step, ``chain`` sums follow each other in one graph; each is given its share of the time.
+        """
         kind = tf.as_dtype(dtype)
         vector = tf.zeros([size // kind.size], kind)
-        collectives = self._connection.collectives
-        run = tf.function(lambda value: collectives.allreduce_sum([value])[0])
+        run = self._chain(kind, chain)
         durations = []
         for turn in range(repeats + 1):
-            collectives.barrier()
+            self._connection.collectives.barrier()
             started = time.perf_counter()
             run(vector).numpy()
             if turn:
-                durations.append(time.perf_counter() - started)
+                durations.append((time.perf_counter() - started) / chain)
         return {"seconds": durations}
 
     def hop(self, repeats: int) -> Answer:
@@ -139,6 +142,19 @@ class Steps:
             self._steps[precision] = step, list(self._recorded)
         return self._steps[precision]
 
+    def _chain(self, kind: tf.DType, count: int) -> Any:
+        """Return a compiled function that sums a vector over ranks so many times, each sum waiting for the last."""
+        key = kind.name, count
+        if key not in self._chains:
+
+            def run(vector: tf.Tensor) -> tf.Tensor:
+                for _ in range(count):
+                    (vector,) = self._connection.collectives.allreduce_sum([vector])
+                return vector
+
+            self._chains[key] = tf.function(run, input_signature=[tf.TensorSpec([None], kind)])
+        return self._chains[key]
+
     def _read(self) -> Iterator[Batch]:
         manifest, plan = self._plan()
         data = batches(self._folder, manifest, TRAIN, plan, self._connection.world.rank, columns=COLUMNS)
@@ -164,7 +180,9 @@ def _joined() -> tuple[Connection, list[int]]:
 
     class Recording(HorovodCollectives):
         def _sum_vector(self, vector: tf.Tensor, name: str) -> tf.Tensor:
-            recorded.append(vector.shape.num_elements() * vector.dtype.size)
+            count = vector.shape.num_elements()
+            if count is not None:  # as in training steps
+                recorded.append(count * vector.dtype.size)
             return super()._sum_vector(vector, name)
 
     return Connection(world, Recording(world.rank)), recorded

@@ -113,7 +113,8 @@ def test_the_published_point_lies_between_the_assumed_links(found: dict[str, Any
 
 
 def test_the_page_is_filled_between_its_markers_and_results_are_kept(tmp_path: Path, found: dict[str, Any]) -> None:
-    machine = {"cores": 2, "processor": "a processor", "load": 0.0, "copied_bytes_per_second": 5e9}
+    machine: dict[str, Any] = {"cores": 2, "processor": "a processor", "load": 0.0, "environment": {}}
+    machine |= {"copied_bytes_per_second": 5e9}
     predicted = predict(found, CALIBRATION) | {"check": {"model": 0.81, "measured": 0.8}}
     row = {
         "workers": 8,
@@ -214,8 +215,10 @@ def test_options_say_what_to_do() -> None:
     assert scaling._options([]).only == ["efficiency", "model"]
     found = scaling._options(["--only", "large-batch", "--epochs", "2", "1", "--save"])
     assert (found.only, found.epochs, found.save) == (["large-batch"], [2, 1], True)
-    with pytest.raises(SystemExit):
-        scaling._options(["--only", "nothing"])
+    assert dict(scaling._options(["--environment", "A=1", "B=x=y"]).environment) == {"A": "1", "B": "x=y"}
+    for bad in (["--only", "nothing"], ["--environment", "A"]):
+        with pytest.raises(SystemExit):
+            scaling._options(bad)
 
 
 def test_a_model_needs_step_times(tmp_path: Path) -> None:
