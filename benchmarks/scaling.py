@@ -123,7 +123,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--only", nargs="+", choices=(EFFICIENCY, MODEL, LARGE_BATCH), default=[EFFICIENCY, MODEL],
         help="parts of the study; large-batch takes some 20 minutes and is not among the defaults",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=7, help="efficiency: turns of each, after one that is not timed")
+    parser.add_argument("--rounds", type=int, default=5, help="efficiency: turns of each, after one that is not timed")
     parser.add_argument("--steps", type=int, default=24, help="efficiency: timed steps of a turn")
     parser.add_argument("--batch-size", type=int, default=256, help="efficiency: jets of each worker in a step")
     parser.add_argument("--repeats", type=int, default=100, help="model: timed sums of each size")
