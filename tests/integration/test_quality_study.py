@@ -59,8 +59,8 @@ def test_study_runs_once_resumes_and_writes_its_page(
     with monkeypatch.context() as patch:
         save = StudyTrainer._save
 
-        def killed(trainer: StudyTrainer, epoch: int, step: int) -> None:
-            save(trainer, epoch, step)
+        def killed(trainer: StudyTrainer) -> None:
+            save(trainer)
             raise KeyboardInterrupt
 
         patch.setattr(StudyTrainer, "_save", killed)
