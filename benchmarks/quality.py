@@ -12,10 +12,8 @@ import logging
 import sys
 from pathlib import Path
 
-import tensorflow as tf
-
 from parts.recipes import PEAK_TARGETS, PEAKS, runs, settings, targets
-from parts.study import RESULT, TEST, LabelledJets, Result, Run, home, run, target_agreement
+from parts.study import RESULT, TEST, LabelledJets, Result, Run, home, run, target_agreement, use_threads
 from parts.study_pages import write_pages
 from sparton import storage
 from sparton.data.settings import TRAIN
@@ -31,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what was asked for and is not done yet, and write what there is."""
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    _use_threads(options.threads)
+    use_threads(options.threads)
     recipe = settings(options.workspace, options.config)
     chosen = _chosen(runs(recipe, options.seeds, tuple(options.epochs), tuple(options.published_epochs)), options.only)
     if options.list:
@@ -76,14 +74,6 @@ def _chosen(items: list[Run], names: list[str] | None) -> list[Run]:
     if unknown:
         raise SystemExit(f"--only: no run {', '.join(sorted(unknown))}; --list shows them")
     return [item for item in items if names is None or item.name in names]
-
-
-def _use_threads(count: int) -> None:
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(count)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:
-        logger.info("TensorFlow runs already; its threads stay as they are")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

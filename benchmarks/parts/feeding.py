@@ -144,19 +144,21 @@ def _read_unischema(folder: str) -> Callable[[], None]:
     return run
 
 
-def tensors(rows: int, spec: FeatureSpec, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+def tensors(
+    rows: int, spec: FeatureSpec, seed: int, mean_particles: float = MEAN_PARTICLES
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     """Return random tensors float32[rows, P, F] that end in padding as those of jets do, and their particles."""
     rng = np.random.default_rng(seed)
     shape = (rows, spec.n_particles, len(spec.feature_names))
-    particles = np.minimum(rng.poisson(MEAN_PARTICLES, rows), spec.n_particles).astype(np.int16)
+    particles = np.minimum(rng.poisson(mean_particles, rows), spec.n_particles).astype(np.int16)
     values = rng.standard_normal(shape, np.float32)
     values[np.arange(spec.n_particles) >= particles[:, None]] = 0
     return values, particles
 
 
-def training_table(rows: int, spec: FeatureSpec, seed: int) -> pa.Table:
+def training_table(rows: int, spec: FeatureSpec, seed: int, mean_particles: float = MEAN_PARTICLES) -> pa.Table:
     """Return random rows of a training set."""
-    values, particles = tensors(rows, spec, seed)
+    values, particles = tensors(rows, spec, seed, mean_particles)
     ids = np.arange(rows) + seed * rows
     content: dict[str, Any] = {
         "jet_id": ids,
@@ -170,16 +172,22 @@ def training_table(rows: int, spec: FeatureSpec, seed: int) -> pa.Table:
     return pa.table([content[name] for name in TRAINING_ARROW.names], schema=TRAINING_ARROW)
 
 
-def write_set(folder: str, shards: int, spec: FeatureSpec) -> Manifest:
-    """Write a training set of random jets."""
+def write_set(
+    folder: str,
+    shards: int,
+    spec: FeatureSpec,
+    shard_rows: int = ROWS_PER_SHARD,
+    mean_particles: float = MEAN_PARTICLES,
+) -> Manifest:
+    """Write a training set of random jets; the manifest is for the caller to write."""
     storage.make_dirs(storage.join(folder, f"split={TRAIN}"))
     entries = []
-    tables = [training_table(ROWS_PER_SHARD, spec, seed) for seed in range(min(shards, DIFFERENT_SHARDS))]
+    tables = [training_table(shard_rows, spec, seed, mean_particles) for seed in range(min(shards, DIFFERENT_SHARDS))]
     for index in range(shards):
         path = shard_path(TRAIN, index)
         size, digest = write_file(storage.join(folder, path), tables[index % len(tables)], "snappy")
-        entries.append(Shard(path=path, rows=ROWS_PER_SHARD, bytes=size, sha256=digest))
-    rows, features = shards * ROWS_PER_SHARD, len(spec.feature_names)
+        entries.append(Shard(path=path, rows=shard_rows, bytes=size, sha256=digest))
+    rows, features = shards * shard_rows, len(spec.feature_names)
     return Manifest(
         feature_names=spec.feature_names,
         feature_mean=(0.0,) * features,
@@ -189,7 +197,7 @@ def write_set(folder: str, shards: int, spec: FeatureSpec) -> Manifest:
         n_particles=spec.n_particles,
         mass_bin_edges=spec.mass_bin_edges,
         splits={TRAIN: tuple(entries)},
-        rows_per_shard=ROWS_PER_SHARD,
+        rows_per_shard=shard_rows,
         seed=0,
         settings={},
         counts=Counts(read=rows, kept=rows),

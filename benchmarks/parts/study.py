@@ -169,6 +169,15 @@ def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
     return _read(done)
 
 
+def use_threads(count: int) -> None:
+    """Set TensorFlow's threads of this process, if it has not begun to use them."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        logger.info("TensorFlow runs already; its threads stay as they are")
+
+
 def _read(path: Path) -> Result:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 

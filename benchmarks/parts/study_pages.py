@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from parts.pages import fill
 from parts.recipes import CEILING, DEFAULT, PUBLISHED_RUN, REFERENCE, SHORT
 from sparton import storage
 from sparton.report.baselines import BaselineResult
@@ -19,7 +20,7 @@ from sparton.report.metrics import LabelMetrics, describe_labels
 from sparton.report.style import COLOURS, GRID, INK, MUTED, make_groups, new_figure, percent, styled, to_svg
 
 PAGE, RESULTS = "quality.md", "quality/results.json"
-BEGIN, END = "<!-- {} begin: made by benchmarks/quality.py -->", "<!-- {} end -->"
+SCRIPT = "quality.py"
 FIGURE = "![Test accuracy of the ablations](images/quality_ablations.svg)"
 
 Result = dict[str, Any]
@@ -45,7 +46,7 @@ def write_pages(docs: Path, results: Sequence[Result], baselines: Sequence[Basel
     if page.exists():
         text = page.read_text(encoding="utf-8")
         for name, lines in (("results", main_table(results, baselines)), ("ablations", ablation_table(results))):
-            text = _between(text, name, lines)
+            text = fill(text, name, SCRIPT, lines)
         page.write_text(text, encoding="utf-8")
 
 
@@ -197,13 +198,6 @@ def _shares(labels: LabelMetrics) -> tuple[float, float, float]:
 
 def _named(results: Sequence[Result], names: Sequence[str]) -> Iterable[Result]:
     return (result for name in names for result in results if result["name"] == name)
-
-
-def _between(text: str, name: str, lines: Sequence[str]) -> str:
-    begin, end = BEGIN.format(name), END.format(name)
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    return f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}" if found and closed else text
 
 
 def _number(value: float | None) -> str:

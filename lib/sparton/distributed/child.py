@@ -19,7 +19,7 @@ def main() -> None:
 
     Standard input stays open as long as the supervisor lives.
     """
-    _die_with_parent()
+    die_with_parent()
     source = FileIO(os.dup(0))
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -32,7 +32,7 @@ def main() -> None:
         target.write(len(result).to_bytes(LENGTH_BYTES, "little") + result)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process when its supervisor ends, even if all threads here are busy."""
     with contextlib.suppress(OSError, AttributeError):  # Linux alone has it; the open pipe works everywhere
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
