@@ -453,3 +453,15 @@ def test_a_damaged_file_is_no_loss_without_a_word(spark: SparkSession, tmp_path:
             write_training_set(spark, loose, settings, str(tmp_path / "other"), {}, [one.file for one in sources])
     finally:
         spark.conf.unset("spark.sql.files.ignoreCorruptFiles")
+
+
+def test_sessions_with_wide_offsets_write_the_same_set(spark: SparkSession, tmp_path: Path) -> None:
+    jets = spark.createDataFrame(jets_table(80).to_pandas()).coalesce(2)
+    settings = SETTINGS.model_copy(update={"mass_window": None})
+    plain = write_training_set(spark, jets, settings, str(tmp_path / "plain"))
+    spark.conf.set("spark.sql.execution.arrow.useLargeVarTypes", "true")
+    try:
+        wide = write_training_set(spark, jets, settings, str(tmp_path / "wide"))
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.useLargeVarTypes")
+    assert wide.splits == plain.splits

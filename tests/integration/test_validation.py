@@ -154,6 +154,12 @@ def test_values_beyond_those_of_the_reference_are_drift(spark: SparkSession, tmp
     assert found.keys() == {("psi", "x"), ("ks", "x"), ("psi", "n"), ("ks", "n")}
 
 
+def test_names_with_dots_are_names(spark: SparkSession, tmp_path: Path) -> None:
+    folder = store(pa.table({"fj.pt": pa.array([1.0, 2.0, 2.0, -3.0]), "fj": pa.array(range(4))}), tmp_path / "table")
+    rules = {"columns": {"fj.pt": {"min": 0, "unique": True}}}
+    assert failures(tmp_path, folder, rules) == {("min", "fj.pt"): 1, ("unique", "fj.pt"): 1}
+
+
 def test_impossible_calls_are_refused(spark: SparkSession, jets: Path, tmp_path: Path) -> None:
     def call(rules: dict[str, Any], **options: Any) -> None:
         validate(settings_of(tmp_path, rules), input=str(jets), **options)

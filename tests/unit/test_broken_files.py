@@ -231,6 +231,14 @@ def test_missing_branch_tree_and_column(tmp_path: Path) -> None:
     )
 
 
+def test_identifiers_are_integers(tmp_path: Path) -> None:
+    table = jets_table(10)
+    place = table.schema.get_field_index("jet_id")
+    broken = table.set_column(place, "jet_id", pa.array(np.arange(10) + 0.5))
+    pq.write_table(broken, tmp_path / "a.parquet")
+    assert reason_of(tmp_path / "a.parquet", "parquet") == ("wrong_dtype", "column jet_id: double, expected integers")
+
+
 def test_a_column_that_an_option_asks_for_is_told_from_one_of_the_format(tmp_path: Path) -> None:
     jets, label = random_jets(20, seed=1)
     layouts.write_jetclass(tmp_path / "a.root", jets, label)

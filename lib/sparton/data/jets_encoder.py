@@ -117,7 +117,9 @@ def selected(rows: JetRows, settings: PrepareSettings) -> tuple[Mask, Counter[st
 def unpack(batch: pa.RecordBatch) -> JetRows:
     """Return the jets of a batch that crossed the exchange."""
     packed = batch.column("constituents")
-    limits = np.frombuffer(packed.buffers()[1], np.int32)[packed.offset : packed.offset + len(packed) + 1]
+    # Sessions may say that binary values have wide offsets (spark.sql.execution.arrow.useLargeVarTypes).
+    width = np.int64 if pa.types.is_large_binary(packed.type) else np.int32
+    limits = np.frombuffer(packed.buffers()[1], width)[packed.offset : packed.offset + len(packed) + 1]
     content = np.frombuffer(packed.buffers()[2] or b"", "<f4")[limits[0] // 4 : limits[-1] // 4]
     momenta = content.reshape(-1, len(MOMENTA))
     jets = Jets(

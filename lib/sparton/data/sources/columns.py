@@ -29,8 +29,16 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
         yield pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
 
 
-def extent(file: pq.ParquetFile, lists: Sequence[str], scalars: Sequence[str], texts: Sequence[str] = ()) -> Extent:
-    """Check that a file has these columns of lists of numbers, of numbers and of anything readable as text.
+def extent(
+    file: pq.ParquetFile,
+    lists: Sequence[str],
+    scalars: Sequence[str],
+    texts: Sequence[str] = (),
+    whole: Sequence[str] = (),
+) -> Extent:
+    """Check that a file has these columns of lists of numbers, numbers, anything readable as text, and integers.
+
+    Identifiers must be integers: as floating-point numbers different ones may have become equal.
 
     Raises
     ------
@@ -38,16 +46,17 @@ def extent(file: pq.ParquetFile, lists: Sequence[str], scalars: Sequence[str], t
         ``missing_key`` or ``wrong_dtype``.
     """
     schema = file.schema_arrow
-    wanted = [*lists, *scalars, *texts]
+    kinds = [(lists, "lists of numbers", _is_list), (scalars, "numbers", _is_number), (texts, "text", _is_text)]
+    kinds.append((whole, "integers", pa.types.is_integer))
+    wanted = [*lists, *scalars, *texts, *whole]
     missing = [name for name in wanted if name not in schema.names]
     if missing:
         raise BadFileError("missing_key", f"no column {', '.join(missing)}; found {', '.join(schema.names)}")
-    for name in wanted:
-        found = schema.field(name).type
-        ok = _is_list(found) if name in lists else (_is_number(found) if name in scalars else _is_text(found))
-        if not ok:
-            expected = "lists of numbers" if name in lists else ("numbers" if name in scalars else "text")
-            raise BadFileError("wrong_dtype", f"column {name}: {found}, expected {expected}")
+    for names, expected, fits in kinds:
+        for name in names:
+            found = schema.field(name).type
+            if not fits(found):
+                raise BadFileError("wrong_dtype", f"column {name}: {found}, expected {expected}")
     metadata = file.metadata
     step = metadata.row_group(0).num_rows if metadata.num_row_groups else 1
     return Extent(metadata.num_rows, max(1, step), max(1, _bytes(metadata, wanted) // max(1, metadata.num_rows)))

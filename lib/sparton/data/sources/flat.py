@@ -71,6 +71,10 @@ class FlatOptions(Config):
         """Return the columns of single numbers by what they hold."""
         return self._named("jet_pt", "jet_eta", "jet_phi", "jet_mass", "jet_id", "event_id")
 
+    def identifiers(self) -> dict[str, str]:
+        """Return those of them that hold identifiers."""
+        return self._named("jet_id", "event_id")
+
     def _named(self, *keys: str) -> dict[str, str]:
         return {key: getattr(self, key) for key in keys if getattr(self, key)}
 
@@ -100,8 +104,10 @@ class Flat(Source):
 
     def extent(self, handle: Any) -> Extent:
         """Check the columns; the rows are the jets."""
-        scalars = [*self.options.numbers().values(), *self.extra_columns]
-        return columns.extent(handle, list(self.options.lists().values()), scalars, self._texts())
+        whole = list(self.options.identifiers().values())
+        scalars = [name for name in self.options.numbers().values() if name not in whole]
+        lists = list(self.options.lists().values())
+        return columns.extent(handle, lists, [*scalars, *self.extra_columns], self._texts(), whole)
 
     def blocks(self, handle: Any, start: int, stop: int) -> Iterator[JetBlock]:
         """Yield the jets of some rows."""

@@ -60,10 +60,11 @@ class JetsParquet(Source):
     def extent(self, handle: Any) -> Extent:
         """Check the columns; the rows are the jets."""
         present = handle.schema_arrow.names
-        scalars = [name for name in (*JET_VALUES, "jet_id", "event_id") if name in present]
+        scalars = [name for name in JET_VALUES if name in present]
+        whole = [name for name in ("jet_id", "event_id") if name in present]
         texts = [name for name in ("label", "source") if name in present]
         lists = [*MOMENTA, *([CODES] if CODES in present else [])]
-        return columns.extent(handle, lists, [*scalars, *self.extra_columns], texts)
+        return columns.extent(handle, lists, [*scalars, *self.extra_columns], texts, whole)
 
     def blocks(self, handle: Any, start: int, stop: int) -> Iterator[JetBlock]:
         """Yield the jets of some rows."""

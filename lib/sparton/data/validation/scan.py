@@ -7,7 +7,7 @@ column alone goes through one more exchange of the same job.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, reduce
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from sparton.data.validation.values import values_of
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 POINTS = 257
 """Quantiles of a batch that the edges of a reference are merged from."""
@@ -56,9 +56,10 @@ def measures(table: DataFrame, request: Request) -> DataFrame:
     names = request.rules.profiled
     _require(table, names)
     # A column is needed to tell how many rows there are.
-    chosen = table.select(*(names or table.columns[:1]))
+    chosen = tuple(names or table.columns[:1])
     schema = from_arrow_schema(MEASURES_ARROW)
-    parts = [chosen.mapInArrow(partial(profile_batches, request=request), schema)]
+    profile = partial(_with_names, names=chosen, function=partial(profile_batches, request=request))
+    parts = [_numbered(table, chosen).mapInArrow(profile, schema)]
     parts += [_repeated(table, name) for name in request.rules.unique]
     together = reduce(lambda first, second: first.unionByName(second), parts)
     sums = (F.sum("count").alias("count"), F.min("low").alias("low"), F.max("high").alias("high"))
@@ -76,12 +77,32 @@ def reference_edges(table: DataFrame, columns: tuple[str, ...], bins: int) -> di
         If a column is missing or does not hold numbers.
     """
     _require(table, columns)
-    found = table.select(*columns).mapInArrow(partial(_points, columns=columns), from_arrow_schema(POINTS_ARROW))
+    quantiles = partial(_with_names, names=columns, function=partial(_points, columns=columns))
+    found = _numbered(table, columns).mapInArrow(quantiles, from_arrow_schema(POINTS_ARROW))
     points, weights = defaultdict(list), defaultdict(list)
     for row in found.collect():
         points[row["column"]].append(np.frombuffer(row["points"], np.float64))
         weights[row["column"]].append(row["weight"])
     return {name: _edges(points[name], weights[name], bins) for name in columns}
+
+
+def _column(name: str) -> Column:
+    """Return the column of this very name; Spark would take a dot for the way to a field of a struct."""
+    return F.col(f"`{name.replace('`', '``')}`")
+
+
+def _numbered(table: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Return columns under numbers: PySpark's own functions on batches take a dot in a name for such a way."""
+    return table.select(*(_column(name).alias(f"c{number}") for number, name in enumerate(names)))
+
+
+def _with_names(
+    batches: Iterable[pa.RecordBatch],
+    names: Sequence[str],
+    function: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+) -> Iterator[pa.RecordBatch]:
+    """Apply a function to batches of :func:`_numbered` columns under their names."""
+    return function(pa.RecordBatch.from_arrays(batch.columns, names=list(names)) for batch in batches)
 
 
 def _require(table: DataFrame, names: Iterable[str]) -> None:
@@ -104,7 +125,7 @@ def _edges(points: Sequence[NDArray[np.float64]], weights: Sequence[float], bins
 
 def _repeated(table: DataFrame, name: str) -> DataFrame:
     """Return one row of measures: how many rows have a value that another row, which counts as the first, has."""
-    values = table.where(F.col(name).isNotNull()).groupBy(name).agg(F.count("*").alias("rows"))
+    values = table.where(_column(name).isNotNull()).groupBy(_column(name)).agg(F.count("*").alias("rows"))
     return values.agg(F.coalesce(F.sum(F.col("rows") - 1), F.lit(0)).alias("count")).select(
         F.lit("repeated").alias("measure"),
         F.lit(name).alias("column"),
