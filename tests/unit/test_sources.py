@@ -131,10 +131,12 @@ def test_hls4ml_labels(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["jets"][3, 53:] = 0
         file["jets"][4, 53:55] = 1
+        file["jets"][5, 53:] = np.nan
+        file["jets"][6, 53:56] = 0.4
     found = read(tmp_path / "a.h5", "hls4ml")
     assert found.good.column("label").to_pylist()[3] is None
-    assert found.rejected.to_pylist()[0]["row"] == 4
-    assert found.rejected.to_pylist()[0]["reason"] == "unknown_label"
+    rejected = [(row["row"], row["reason"]) for row in found.rejected.to_pylist()]
+    assert rejected == [(row, "unknown_label") for row in (4, 5, 6)]
 
 
 @pytest.mark.parametrize("storage", [{}, dict(hdf5plugin.Blosc(cname="blosclz", clevel=9)) | {"chunks": (7, 2101)}])
@@ -181,10 +183,11 @@ def test_lhco_black_box_with_key(tmp_path: Path) -> None:
     (tmp_path / "box.masterkey").write_text("0.0\n1.0\n1.0\n0.0\n")
     found = read(tmp_path / "box.h5", "lhco").good.column("label").to_pylist()
     assert found[::2] == ["background", "signal", "signal", "background"]
-    (tmp_path / "key.txt").write_text("1 1 1 2")
-    other = read(tmp_path / "box.h5", "lhco", masterkey=str(tmp_path / "key.txt"))
-    assert other.good.column("label").to_pylist() == ["signal"] * 6
-    assert [row["reason"] for row in other.rejected.to_pylist()] == ["unknown_label"] * 2
+    for truth in ("2", "nan"):
+        (tmp_path / "key.txt").write_text(f"1 1 1 {truth}")
+        other = read(tmp_path / "box.h5", "lhco", masterkey=str(tmp_path / "key.txt"))
+        assert other.good.column("label").to_pylist() == ["signal"] * 6
+        assert [row["reason"] for row in other.rejected.to_pylist()] == ["unknown_label"] * 2
 
 
 @pytest.mark.parametrize("storage", [{}, dict(hdf5plugin.Blosc(clevel=9)) | {"chunks": (16,)}, {"compression": "gzip"}])

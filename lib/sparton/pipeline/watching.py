@@ -131,7 +131,12 @@ def _files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
     """Return the files of a format below a folder that Spark looks at."""
     found = storage.list_files(folder)
     seen = [path for path in found if not any(part[0] in "_." for part in path.split("/"))]
-    return [storage.absolute(storage.join(folder, path)) for path in seen if path.endswith(suffixes)]
+    return [storage.absolute(storage.join(folder, path)) for path in seen if path.lower().endswith(suffixes)]
+
+
+def _in_any_case(text: str) -> str:
+    """Return a pattern of a text in small or capital letters."""
+    return "".join(f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in text)
 
 
 def _checkpoint(settings: PipelineSettings, folder: str, target: str) -> str:
@@ -144,7 +149,7 @@ def _checkpoint(settings: PipelineSettings, folder: str, target: str) -> str:
 
 
 def _arrivals(spark: SparkSession, settings: PipelineSettings, folder: str) -> DataFrame:
-    suffixes = ",".join(suffix.lstrip(".") for suffix in SOURCES[settings.ingest.format].suffixes)
+    suffixes = ",".join(_in_any_case(suffix.lstrip(".")) for suffix in SOURCES[settings.ingest.format].suffixes)
     return (
         spark.readStream.format("binaryFile")
         .schema(LISTING)

@@ -138,10 +138,10 @@ def _constituents(
 
 
 def _labels(one_hot: NDArray[Any]) -> tuple[pa.Array, NDArray[np.str_]]:
-    """Return labels and reasons: no class set means unlabelled, more than one cannot be."""
+    """Return labels and reasons: no class set means unlabelled; more than one, or one in part, cannot be."""
     reason = no_reasons(len(one_hot))
     chosen = one_hot > 0.5
     number = np.count_nonzero(chosen, axis=1)
-    reason[number > 1] = "unknown_label"
+    reason[(number > 1) | ~np.isin(one_hot, (0, 1)).all(axis=1)] = "unknown_label"
     codes = np.where(number == 1, np.argmax(chosen, axis=1), -1)
     return labels_from_codes(codes, list(LABELS.values())), reason

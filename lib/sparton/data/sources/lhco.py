@@ -135,10 +135,11 @@ class Lhco(Source):
         return values
 
     def _truth(self, handle: _Handle, values: NDArray[Any], start: int) -> NDArray[np.float64]:
-        """Return 0 or 1 for each event, NaN where it is not known."""
-        if handle.truth is not None:
-            return handle.truth[start : start + len(values)]
-        return values[:, -1] if values.shape[1] % VALUES else np.full(len(values), np.nan)
+        """Return what is told of each event: NaN where nothing is, infinity where it is no number."""
+        if handle.truth is None and not values.shape[1] % VALUES:
+            return np.full(len(values), np.nan)
+        told = values[:, -1] if handle.truth is None else handle.truth[start : start + len(values)]
+        return np.where(np.isnan(told), np.inf, told)
 
     def _select(self, jets: Jets) -> tuple[Jets, NDArray[np.int64]]:
         """Return the jets to keep by event and falling mass, and their places in the events."""
@@ -171,7 +172,7 @@ def _block(
     event = np.concatenate([jets.event_index, lost])
     known = np.isin(truth, (0.0, 1.0))
     reason = np.where((reason == "") & ~known & ~np.isnan(truth), "unknown_label", reason)
-    codes = np.where(known, np.nan_to_num(truth), -1).astype(np.int64)
+    codes = np.where(known, truth, -1).astype(np.int64)
     label: pa.Array = labels_from_codes(codes[event], LABELS)
     return JetBlock(
         row=start + event,

@@ -59,7 +59,7 @@ def source_paths(inputs: Sequence[str], source: Source | type[Source]) -> list[s
     for given in inputs:
         found = storage.expand(given)
         if storage.is_folder(given):
-            found = [path for path in found if path.endswith(source.suffixes)]
+            found = [path for path in found if path.lower().endswith(source.suffixes)]
         if not found:
             raise UsageError(
                 f"{given}: no file found (below a folder, files ending in {', '.join(source.suffixes)} are read)"
