@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 EPOCHS = 4
-STEPS = 15  # of an epoch: each rank has some 235 jets in batches of 16
+STEPS = 8  # of an epoch: each rank has some 235 jets in batches of 32
 SETTINGS = [
-    "train.batch_size=16",
+    "train.batch_size=32",
     "train.pretrain_epochs=2",
     "train.joint_epochs=2",
     "train.checkpoint_seconds=0",
@@ -107,9 +107,9 @@ def test_kills_change_no_weight(spark: SparkSession, training_set: str, tmp_path
     command = Command(training_set, tmp_path)
     running = command.start()
     kills = (
-        (moments.randrange(2, 2 * STEPS - 6), "sparton.distributed.child"),
-        (moments.randrange(2 * STEPS, 3 * STEPS - 6), "CoarseGrainedExecutorBackend"),
-        (moments.randrange(3 * STEPS, 4 * STEPS - 6), ""),
+        (moments.randrange(2, 2 * STEPS - 4), "sparton.distributed.child"),
+        (moments.randrange(2 * STEPS + 1, 3 * STEPS - 2), "CoarseGrainedExecutorBackend"),
+        (moments.randrange(3 * STEPS, 4 * STEPS - 3), ""),
     )
     for moment, victim in kills:
         command.wait(running, lambda moment=moment: command.steps() >= moment, START_S)  # type: ignore[misc]

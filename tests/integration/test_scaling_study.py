@@ -18,6 +18,7 @@ CORES = sorted(os.sched_getaffinity(0))[:2]
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core to pin workers to")
 
 
+@pytest.mark.slow
 def test_two_pinned_workers_train_and_fill_the_page(tmp_path: Path) -> None:
     shutil.copy(DOCS / scaling_pages.PAGE, tmp_path)
     small = ["--rounds", "1", "--steps", "2", "--batch-size", "8", "--repeats", "2"]
