@@ -238,6 +238,9 @@ class Poisoned(Collectives):
     def barrier(self) -> None:
         self.inner.barrier()
 
+    def waited(self) -> float:
+        return self.inner.waited()
+
 
 @EAGER
 def test_all_ranks_skip_what_overflows_on_one() -> None:
