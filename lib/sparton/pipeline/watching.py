@@ -100,10 +100,11 @@ def watch(
     publication.recover(target)
     batches = _Batches()
     checkpoint = _checkpoint(settings, storage.absolute(folder), target)
-    if storage.exists(checkpoint):
-        _take_late(settings, folder, target, batches)
     writer = _arrivals(spark, settings, folder).writeStream.option("checkpointLocation", storage.spark_url(checkpoint))
+    begun = storage.exists(checkpoint)
     with _interrupts() as pressed:
+        if begun:
+            _take_late(settings, folder, target, batches)
         query = _trigger(writer.foreachBatch(_appender(settings, target, batches)), settings.watch.trigger).start()
         logger.info("ingest: watching %s, output %s", folder, target)
         _wait(query, batches, lambda: pressed.is_set() or stop())
