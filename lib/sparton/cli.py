@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -76,9 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _set_up_logging(options.verbose)
     runner: Runner = options.runner
-    terminated = _interrupt_at_sigterm()
+    terminated = threading.Event()
     try:
-        runner(options)
+        with _sigterm_as_ctrl_c(terminated):
+            runner(options)
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
         return error.exit_status
@@ -97,21 +99,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _interrupt_at_sigterm() -> threading.Event:
-    """Let SIGTERM do what Ctrl-C does, so that nothing half-written stays; return what is set when it has come."""
-    came = threading.Event()
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c(came: threading.Event) -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does within the block, so that nothing half-written stays; ``came`` is set by it."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         came.set()
-        # PySpark's handler of Ctrl-C also cancels the jobs, which would go on writing.
+        # The handler of Ctrl-C decides: PySpark's cancels the jobs, that of --watch lets a batch end.
         interrupt = signal.getsignal(signal.SIGINT)
-        if callable(interrupt):
-            interrupt(number, frame)
-        raise KeyboardInterrupt
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(number, frame)
 
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, terminate)
-    return came
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _way_on(options: argparse.Namespace) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +151,19 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert ended.returncode == 143, ended.stderr
     assert ended.stderr.startswith("sparton prepare: interrupted. What was published before stays")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_it_to_the_handler_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of --watch waits for the batch under way; afterwards SIGTERM is what it was."""
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        monkeypatch.setattr("sparton.cli._run_one", lambda options: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(["prepare"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert pressed == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_info_on_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
