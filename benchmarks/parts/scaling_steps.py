@@ -16,6 +16,7 @@ from sparton.data.batches import batches, data_errors
 from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.plan import EpochPlan, plan_epoch
 from sparton.data.settings import TRAIN
+from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.times import Stopwatch
 from sparton.distributed.world import Connection, connect, described
 from sparton.optim.settings import ExchangePrecision
@@ -175,7 +176,8 @@ def _joined() -> tuple[Connection, list[int]]:
     recorded: list[int] = []
     if described() is None:
         return Connection.local(), recorded
-    world = connect().world
+    direct_sum_bytes = int(os.environ.get("DIRECT_SUM_BYTES", DIRECT_SUM_BYTES))
+    world = connect(direct_sum_bytes=0).world
     from sparton.distributed.horovod_backend import HorovodCollectives
 
     class Recording(HorovodCollectives):
@@ -185,7 +187,7 @@ def _joined() -> tuple[Connection, list[int]]:
                 recorded.append(count * vector.dtype.size)
             return super()._sum_vector(vector, name)
 
-    return Connection(world, Recording(world.rank)), recorded
+    return Connection(world, Recording(world.rank, direct_sum_bytes)), recorded
 
 
 def _run(step: TrainStep, batch: Batch) -> None:

@@ -38,7 +38,7 @@ MEMORY_LIMITS = ("memory.limit_in_bytes", "memory.max")
 
 
 def order(address: Address, fn: Callable[..., Any], *args: Any, **changes: Any) -> Order:
-    task = Task(fn, args, address, logging.INFO, False, None, 60, 300)
+    task = Task(fn, args, address, logging.INFO, False, None, 60, 300, 0)
     settings: dict[str, Any] = {"environment": {}, "paths": [], "python": None, "all_ranks_log": False}
     return Order(task=cloudpickle.dumps(task), driver=address, **settings | changes)
 

@@ -49,6 +49,7 @@ def order(
         threads=settings.threads_per_worker,
         stall_check_s=settings.stall_check_s,
         stall_shutdown_s=settings.stall_shutdown_s,
+        direct_sum_bytes=settings.direct_sum_bytes,
     )
     return Order(
         task=cloudpickle.dumps(task),

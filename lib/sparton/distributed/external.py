@@ -69,7 +69,7 @@ def join(settings: LaunchSettings) -> Connection:
     if not _joined:
         # Processes that were started by hand are not limited to their share of the host.
         devices.limit_worker_threads(settings.threads_per_worker)
-        connection = connect()
+        connection = connect(direct_sum_bytes=settings.direct_sum_bytes)
         _guard(connection, settings)
         _joined.append(connection)
     return _joined[0]

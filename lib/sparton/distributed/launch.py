@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from sparton.config import Config
+from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.external import ExternalLauncher
 from sparton.distributed.launcher import Launcher
 from sparton.distributed.process import ProcessLauncher
@@ -46,6 +47,9 @@ class LaunchSettings(Config):
         Seconds within which all workers must have started and found each other.
     stall_check_s, stall_shutdown_s
         Seconds that a rank may keep the others waiting in a collective before a warning, and before the job ends.
+    direct_sum_bytes
+        On CPUs, sums for which the vectors of all ranks together measure no more go straight from rank to rank, which
+        is quicker (docs/distributed.md); larger ones go through Horovod, and with 0 all do.
     threads_per_worker
         Threads of TensorFlow's operations in each worker; by default the cores of a host divided by its workers, and
         with one worker TensorFlow's own choice.
@@ -66,6 +70,7 @@ class LaunchSettings(Config):
     start_timeout_s: int = Field(default=120, ge=1)
     stall_check_s: int = Field(default=60, ge=1)
     stall_shutdown_s: int = Field(default=300, ge=1)
+    direct_sum_bytes: int = Field(default=DIRECT_SUM_BYTES, ge=0)
     threads_per_worker: int | None = Field(default=None, ge=1)
     all_ranks_log: bool = False
     python: str | None = None

@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 
 import sparton
-from sparton.distributed import devices, wire
+from sparton.distributed import devices, direct, wire
 from sparton.distributed.link import DriverHandler, DriverLink
 from sparton.distributed.relay import EXIT_ABORTED, Address
 from sparton.distributed.world import Connection, connect
@@ -23,8 +23,8 @@ from sparton.errors import is_mendable
 
 EXIT_GRACE_S = 10.0  # for Horovod's own shutdown after a failure
 MAX_REASON = 500  # characters of the one-line reason; the whole message is in the traceback
-# What Horovod and Gloo say when another rank is gone.
-ECHO_SIGNS = ("Horovod has been shut down", "Horovod initialization failed", "/gloo/", "gloo::")
+# What is said when another rank is gone: by Horovod, by Gloo, by direct sums.
+ECHO_SIGNS = ("Horovod has been shut down", "Horovod initialization failed", "/gloo/", "gloo::", direct.GONE)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class Task:
         Threads of TensorFlow's operations; None shares the host's cores among its workers.
     stall_check_s, stall_shutdown_s
         Seconds of waiting in a collective until a warning and until the end.
+    direct_sum_bytes
+        Vectors of all ranks up to this size together are summed without Horovod.
     """
 
     fn: Callable[..., Any]
@@ -55,6 +57,7 @@ class Task:
     threads: int | None
     stall_check_s: float
     stall_shutdown_s: float
+    direct_sum_bytes: int
 
 
 def run(payload: bytes) -> bytes:
@@ -70,7 +73,7 @@ def run(payload: bytes) -> bytes:
     _configure_logging(link, task, rank)
     logger.debug("%s imports %s", sys.executable, sparton.__file__)
     try:
-        connection = connect()
+        connection = connect(direct_sum_bytes=task.direct_sum_bytes)
         _guard_against_stalls(connection, task, link)
         result: bytes = cloudpickle.dumps(task.fn(connection, *task.args))
     except BaseException as error:

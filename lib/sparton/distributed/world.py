@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparton.distributed.collectives import Collectives, LocalCollectives
+from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.errors import TrainingError
 
 
@@ -92,7 +93,7 @@ def described(environment: Mapping[str, str] | None = None) -> World | None:
     return None
 
 
-def connect(environment: Mapping[str, str] | None = None) -> Connection:
+def connect(environment: Mapping[str, str] | None = None, direct_sum_bytes: int = DIRECT_SUM_BYTES) -> Connection:
     """Join the world that the environment describes.
 
     Where :func:`described` finds more than one process Horovod is initialised; otherwise the process is alone and
@@ -102,6 +103,9 @@ def connect(environment: Mapping[str, str] | None = None) -> Connection:
     ----------
     environment
         The variables to read; those of the process by default.
+    direct_sum_bytes
+        Sums for which the vectors of all ranks together measure no more go straight from rank to rank on CPUs
+        (:mod:`sparton.distributed.direct`); 0 leaves all to Horovod. Equal on all ranks.
 
     Raises
     ------
@@ -109,7 +113,7 @@ def connect(environment: Mapping[str, str] | None = None) -> Connection:
         If the variables contradict each other, Horovod is not installed or it finds another world.
     """
     world = described(environment)
-    return Connection.local() if world is None else _connect_horovod(world)
+    return Connection.local() if world is None else _connect_horovod(world, direct_sum_bytes)
 
 
 def _number(name: str, text: str) -> int:
@@ -119,7 +123,7 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-def _connect_horovod(world: World) -> Connection:
+def _connect_horovod(world: World, direct_sum_bytes: int) -> Connection:
     try:
         from sparton.distributed import horovod_backend
     except ImportError as error:
@@ -130,4 +134,4 @@ def _connect_horovod(world: World) -> Connection:
             f"this process was started as rank {world.rank} of {world.size}, Horovod finds rank {rank} of {size}: it "
             "cannot speak to the launcher (is it built with MPI?); use horovodrun --gloo or a launcher on Spark"
         )
-    return Connection(World(rank, size, local_rank), horovod_backend.HorovodCollectives(rank))
+    return Connection(World(rank, size, local_rank), horovod_backend.HorovodCollectives(rank, direct_sum_bytes))

@@ -103,7 +103,6 @@ class TrainStep:
     ) -> tuple[Losses, tf.Tensor]:
         weight = batch["weight"]
         reduce = self._connection.collectives.allreduce_sum
-        (jets,) = reduce([tf.reduce_sum(weight)])
         averages: Averages = []
         context = BatchContext(reduce, momentum, lambda variable, value: averages.append((variable, value)))
         with tf.GradientTape() as tape:
@@ -113,28 +112,26 @@ class TrainStep:
             # No tensor has more than two uses: the gradients of three are added in an order that changes by trace.
             distances = tf.identity(every_distance)
             assignments = soft_assignments(distances, alpha)
-            focal_mean = tf.reduce_sum(weight * focal_rows) / jets
-            clustering_mean = tf.reduce_sum(weight * clustering(distances, assignments)) / jets
+            own = tf.reduce_sum(weight * focal_rows), tf.reduce_sum(weight * clustering(distances, assignments))
             agreement = tf.zeros_like(alpha)
             if self._settings.agreement:
                 # Before the centroids are placed alpha is 0, and so is the weight of what refers to them.
                 rows = focal(-alpha * every_distance, batch["target"], 0.0, 1.0)
                 joint = tf.cast(alpha > 0, self._dtype)
-                agreement = self._settings.agreement * joint * tf.reduce_sum(weight * rows) / jets
-            own = focal_mean, clustering_mean, agreement
-            # What is only told of the other losses travels with what is computed on, and leaves the gradients alone.
-            occupation, *sums = reduce(
-                [tf.linalg.matvec(assignments, weight, transpose_a=True), *(tf.stop_gradient(loss) for loss in own)]
-            )
-            balance = occupation_divergence(occupation / jets)
-            # Every rank computes the divergence of the whole batch, so each contributes its share of it.
-            share = balance / self._connection.world.size
-            loss = focal_mean + beta * (clustering_mean + self._settings.balance * share) + agreement
+                agreement = self._settings.agreement * joint * tf.reduce_sum(weight * rows)
+            occupation = tf.linalg.matvec(assignments, weight, transpose_a=True)
+            sums = [tf.reduce_sum(weight), occupation, *own, agreement]
+            jets, total_occupation, *totals = reduce([tf.stop_gradient(each) for each in sums])
+            balance = occupation_divergence(_summed(occupation, total_occupation) / jets)
+            # The share of this rank in each mean, of which the gradients are summed. Every rank computes the whole
+            # divergence, and its gradient by the occupation of its own jets.
+            focal_mean, clustering_mean, agreement = (each / jets for each in (*own, agreement))
+            loss = focal_mean + beta * (clustering_mean + self._settings.balance * balance) + agreement
             scaled = loss if self.loss_scale is None else self.loss_scale.scaled(loss)
         variables = self.model.trainable_variables
         gradients = self._exchange(tape.gradient(scaled, [raw(variable) for variable in variables]))
         finite = self._apply(gradients, averages, learning_rate)
-        focal_mean, clustering_mean, agreement = sums
+        focal_mean, clustering_mean, agreement = (each / jets for each in totals)
         total = focal_mean + beta * (clustering_mean + self._settings.balance * balance) + agreement
         skipped = 1.0 - tf.cast(tf.reduce_all(finite), self._dtype)
         return Losses(total, focal_mean, clustering_mean, balance, jets, skipped), finite
@@ -157,3 +154,9 @@ class TrainStep:
         self.optimiser.learning_rate.assign(learning_rate)
         self.optimiser.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
         return tf.constant(True)
+
+
+@tf.custom_gradient
+def _summed(own: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return a sum over ranks; what all compute from it alike has the gradient by this rank's term without exchange."""
+    return tf.identity(total), lambda upstream: (upstream, tf.zeros_like(total))
