@@ -26,11 +26,15 @@ env: ## make or refresh the environment in .venv (Python 3.11, a C++ compiler; J
 demo: env ## from nothing to clustered jets and their report
 	@$(in_env) sparton run --config conf/jets_demo.yaml $(ARGS)
 
+# Tests that share the Spark session run one after the other in one process, and beside them the rest in another
+# (tests/conftest.py); ARGS="-n 0" runs all in this one.
+parallel := -n 2 --dist loadgroup
+
 # Style errors fail the run at its end, after the tests have spoken.
 test: env ## style checks, then every test (ARGS="..." goes to pytest)
 	@style=0; $(MAKE) --no-print-directory style || style=$$?; \
 	[ $$style = 0 ] || echo "style: FAILED (above); the tests run, and then this command fails" >&2; \
-	$(in_env) python -m pytest $(ARGS) || exit $$?; exit $$style
+	$(in_env) python -m pytest $(parallel) $(ARGS) || exit $$?; exit $$style
 
 lint: env style ## ruff and mypy
 
