@@ -104,7 +104,7 @@ def nested(arrays: dict[str, np.ndarray]) -> States:
 def main() -> None:
     """Write what rank 0 finds: 50 steps in float64, and single steps in float32 from given variables."""
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
-    connection = connect()
+    connection = connect(direct_sum_bytes=int(sys.argv[3]))
     with np.load(folder / "float32.npz") as archive:
         starts = nested(dict(archive))
     whole = trained(connection, "float64", steps)

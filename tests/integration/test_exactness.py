@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.world import Connection
 from tests.exactness_program import ROWS, States, flat, nested, network, share, trained
 
@@ -50,11 +51,20 @@ def difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return worst
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
-def test_workers_compute_what_one_computes(alone: tuple[Path, States, States], workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "direct_sum_bytes"),
+    [
+        (2, DIRECT_SUM_BYTES),
+        *(pytest.param(*case, marks=SLOW) for case in ((2, 0), (3, DIRECT_SUM_BYTES), (4, 20_000))),
+    ],
+)
+def test_workers_compute_what_one_computes(
+    alone: tuple[Path, States, States], workers: int, direct_sum_bytes: int
+) -> None:
     """To 1e-9 over 50 steps in float64; in float32 to 1e-5 in a step from the same variables.
 
-    Shares are unequal, and some are empty. All variables count: weights, moving averages, centroids, Adam's slots.
+    Sums go from rank to rank, by Horovod, or, of the last case, in both ways. Shares are unequal, and some are empty.
+    All variables count: weights, moving averages, centroids, Adam's slots.
     """
     folder, double, single = alone
     shares = [share(step, rank, workers) for step in range(STEPS) for rank in range(workers)]
@@ -63,7 +73,7 @@ def test_workers_compute_what_one_computes(alone: tuple[Path, States, States], w
     command = ["horovodrun", "-np", str(workers), "--gloo", "--network-interfaces", "lo", sys.executable]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ended = subprocess.run(
-        [*command, str(ROOT / "tests" / "exactness_program.py"), str(folder), str(STEPS)],
+        [*command, str(ROOT / "tests" / "exactness_program.py"), str(folder), str(STEPS), str(direct_sum_bytes)],
         env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -44,12 +44,23 @@ END_LIMIT_S = 60.0  # from a worker's failure to the end of the launch, on a bus
 PAUSE_S = 6.0
 
 
+DIRECT_SUM_BYTES = {"spark": 0, "barrier": 2 * 602}
+"""With the latter, of the vectors of :func:`sums` those of 600 bytes go from rank to rank, those of 604 by Horovod."""
+
+
+def floats_of(rank: int, rows: int = 50) -> np.ndarray:
+    return np.random.default_rng(rank).normal(size=(rows, 3)).astype("float32")
+
+
 def sums(connection: Connection) -> dict[str, Any]:
     """Check sums in a graph and eagerly, against closed forms."""
     import tensorflow as tf
 
+    from sparton.distributed.horovod_backend import HorovodCollectives
+
+    assert isinstance(connection.collectives, HorovodCollectives)
     rank = connection.world.rank
-    floats = np.random.default_rng(rank).normal(size=(50, 3)).astype("float32")
+    floats = floats_of(rank)
 
     @tf.function
     def reduce(x: tf.Tensor, scalar: tf.Tensor) -> list[tf.Tensor]:
@@ -67,7 +78,13 @@ def sums(connection: Connection) -> dict[str, Any]:
             loss = tf.reduce_sum(total**2) * float(rank + 1)
         return tape.gradient(loss, x)
 
+    @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+    def of_any_size(x: tf.Tensor) -> tf.Tensor:
+        return connection.collectives.allreduce_sum([x])[0]
+
     return {
+        "direct": connection.collectives._direct is not None,
+        "of_any_size": [of_any_size(tf.constant(floats_of(rank, rows))).numpy() for rows in (50, 51)],
         "graph": [value.numpy() for value in reduce(tf.constant(floats), tf.constant(float(rank + 1)))],
         "eager": connection.collectives.allreduce_sum([tf.constant(floats)])[0].numpy(),
         "gradient": gradient(tf.constant([1.0, 2.0])).numpy(),
@@ -127,7 +144,8 @@ def launched(launcher: str, *arguments: Any) -> Any:
 def test_two_workers_compute_together(spark: SparkSession, caplog: pytest.LogCaptureFixture, launcher: str) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with caplog.at_level(logging.INFO, logger="sparton"):
-        results = launched(launcher, everything, ["greetings"], spark, two(launcher))
+        settings = two(launcher, direct_sum_bytes=DIRECT_SUM_BYTES[launcher])
+        results = launched(launcher, everything, ["greetings"], spark, settings)
 
     assert [result["world"] for result in results] == [World(0, 2, 0), World(1, 2, 1)]
     assert len({os.getpid(), *(result["process"] for result in results)}) == 3
@@ -136,9 +154,12 @@ def test_two_workers_compute_together(spark: SparkSession, caplog: pytest.LogCap
     )
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
-    floats = [np.random.default_rng(rank).normal(size=(50, 3)).astype("float32") for rank in (0, 1)]
+    floats = [floats_of(rank) for rank in (0, 1)]
     total = floats[0] + floats[1]
     for result in results:
+        assert result["direct"] == (launcher == "barrier")
+        for found, rows in zip(result["of_any_size"], (50, 51), strict=True):
+            np.testing.assert_array_equal(found, floats_of(0, rows) + floats_of(1, rows))
         first, scalar, whole, half, again = result["graph"]
         np.testing.assert_array_equal(first, total)
         np.testing.assert_array_equal(again, 4 * total)

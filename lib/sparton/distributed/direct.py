@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.distributed import networks, wire
-from sparton.errors import TrainingError
+from sparton.errors import TrainingError, WorkerError
 
 DIRECT_SUM_BYTES = 8 << 20
 """What the vectors of all ranks together may measure by default; of more, a ring moves less through each rank."""
@@ -52,7 +52,9 @@ class DirectSums:
         A connection to rank ``rank - 2^r`` and one from rank ``rank + 2^r``, modulo the size, for each round r.
     """
 
-    def __init__(self, rank: int, size: int, targets: Sequence[socket.socket], sources: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, rank: int, size: int, targets: Sequence[socket.socket], sources: Sequence[socket.socket]
+    ) -> None:
         self._rank = rank
         self._size = size
         self._targets = targets
@@ -100,13 +102,15 @@ class DirectSums:
         if found != (self._number, size):
             raise TrainingError(
                 f"rank {self._rank} is at sum {self._number}, of {size} bytes, and rank "
-                f"{(self._rank + 2**number) % self._size} at sum {found[0]}, of {found[1]}: all ranks must call the same "
-                "sums in the same order"
+                f"{(self._rank + 2**number) % self._size} at sum {found[0]}, of {found[1]}: all ranks must call the "
+                "same sums in the same order"
             )
 
     def _peers(self, number: int) -> str:
         distance = 2**number
-        return " or ".join(str(peer) for peer in sorted({(self._rank + sign * distance) % self._size for sign in (1, -1)}))
+        return " or ".join(
+            str(peer) for peer in sorted({(self._rank + sign * distance) % self._size for sign in (1, -1)})
+        )
 
 
 def swap(target: socket.socket, out: memoryview, source: socket.socket, into: memoryview) -> None:
@@ -166,7 +170,7 @@ def connect(
 
     Raises
     ------
-    TrainingError
+    WorkerError
         If a rank cannot be reached in time.
     """
     name = (os.environ if environment is None else environment).get("HOROVOD_GLOO_IFACE", "")
@@ -210,9 +214,9 @@ def _dial(rank: int, host: str, port: int, timeout_s: float) -> socket.socket:
     try:
         return socket.create_connection((host, port), timeout_s)
     except OSError as error:
-        raise TrainingError(
-            f"cannot connect to rank {rank} at {host}:{port}: {error.strerror or error}; the workers' hosts must let each "
-            "other's connections through, or launch.direct_sum_bytes: 0 leaves all sums to Horovod"
+        raise WorkerError(
+            f"cannot connect to rank {rank} at {host}:{port}: {error.strerror or error}; the workers' hosts must let "
+            "each other's connections through, or launch.direct_sum_bytes: 0 leaves all sums to Horovod"
         ) from error
 
 
@@ -228,7 +232,7 @@ def _accept(
             connection, _ = server.accept()
         except TimeoutError as error:
             missing = sorted({rank for rank, number in wanted if (rank, number) not in found})
-            raise TrainingError(f"ranks {missing} have not connected for direct sums in time") from error
+            raise WorkerError(f"ranks {missing} have not connected for direct sums in time") from error
         with contextlib.ExitStack() as guard:
             guard.enter_context(connection)
             hello = _message(connection, secret, min(deadline, time.monotonic() + HELLO_TIMEOUT_S))
@@ -244,7 +248,7 @@ def _accept(
 def _check_answer(connection: socket.socket, secret: bytes, rank: int, number: int, deadline: float) -> None:
     answer = _message(connection, secret, deadline)
     if answer is None or (answer.get("heard") or [None, None])[1] != number:
-        raise TrainingError(f"rank {rank} has not answered as expected when direct sums were to be set up")
+        raise WorkerError(f"rank {rank} has not answered as expected when direct sums were to be set up")
 
 
 def _message(connection: socket.socket, secret: bytes, deadline: float) -> dict[str, Any] | None:

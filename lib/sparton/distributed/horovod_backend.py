@@ -17,7 +17,6 @@ from sparton.distributed import devices, direct
 from sparton.distributed.fused import FusedCollectives
 from sparton.distributed.supervisor import GPU_VARIABLE
 
-
 CYCLE_MS = "20"
 """How often Horovod's thread asks all ranks what is ready, unless ``HOROVOD_CYCLE_TIME`` says otherwise. On a CPU it
 takes the time from what is computed, and sums that are in a hurry go without it. Where there are GPUs Horovod's own
