@@ -96,10 +96,10 @@ def test_assignment_on_executors_equals_the_driver(workspace: Path) -> None:
     from sparton.ucluster import bundle, predict
 
     loaded = bundle.load(str(workspace / "model"))
-    rows = pq.read_table(workspace / "set").to_pandas().sort_values("jet_id")
+    rows = pq.read_table(workspace / "set").sort_by("jet_id")
     shape = (loaded.feature_spec.n_particles, len(loaded.feature_names))
-    tensors = decode(rows["features"], shape, "features")
-    embedding, distance, cluster = predict.assign(loaded, tensors, rows["n_particles"].to_numpy(np.int32))
+    tensors = decode(rows["features"].combine_chunks(), shape, "features")
+    embedding, distance, cluster = predict.assign(loaded, tensors, rows["n_particles"].to_numpy())
     found = pq.read_table(workspace / "assignments").to_pandas().sort_values("jet_id")
     np.testing.assert_allclose(np.stack(found["embedding"]), embedding, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(np.stack(found["distance"]), distance, rtol=1e-5, atol=1e-5)

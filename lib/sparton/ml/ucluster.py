@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import Field
 from pyspark.ml import Model
 from pyspark.ml.param import Param, Params, TypeConverters
@@ -19,6 +21,7 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, St
 
 from sparton import storage
 from sparton.config import Config
+from sparton.data.featurize import decode_features
 from sparton.data.schema import require_columns
 from sparton.errors import DataError
 
@@ -128,13 +131,13 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritab
         shared = dataset.sparkSession.sparkContext.broadcast(self._files)
         digest, batch_size = _digest(self._files), self.getOrDefault(self.batchSize)
 
-        def assign(frames: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
+        def assign(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
             _one_thread()
             loaded = _load(digest, lambda: shared.value)
-            for frame in frames:
-                yield append_clusters(frame, loaded, features, n_particles, batch_size)
+            for batch in batches:
+                yield append_clusters(batch, loaded, features, n_particles, batch_size)
 
-        return dataset.mapInPandas(assign, schema)
+        return dataset.mapInArrow(assign, schema)
 
     def write(self) -> MLWriter:
         """Return a writer of the parameters and the bundle."""
@@ -147,13 +150,13 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritab
 
 
 def append_clusters(
-    frame: pd.DataFrame, bundle: Bundle, features: str, n_particles: str, batch_size: int
-) -> pd.DataFrame:
-    """Return ``frame`` with the columns of :data:`OUTPUTS`.
+    batch: pa.RecordBatch, bundle: Bundle, features: str, n_particles: str, batch_size: int
+) -> pa.RecordBatch:
+    """Return ``batch``, whose columns are passed on as they are, with the columns of :data:`OUTPUTS`.
 
     Parameters
     ----------
-    frame
+    batch
         Rows with a binary column ``features`` (float32 [P, F] each) and an integer column ``n_particles``.
     bundle
         The trained network with its centroids.
@@ -165,23 +168,27 @@ def append_clusters(
     Raises
     ------
     DataError
-        If a tensor is missing or has another size than the bundle's.
+        If a tensor is missing or has another size than the bundle's, or a number of particles is missing.
     """
     from sparton.ucluster.predict import assign
 
     shape = (bundle.feature_spec.n_particles, len(bundle.feature_names))
-    tensors = decode(frame[features], shape, features)
-    embedding, distance, cluster = assign(bundle, tensors, frame[n_particles].to_numpy(np.int32), batch_size)
-    return frame.assign(
-        cluster=cluster.astype(np.int32),
-        distance=list(distance),
-        score=distance.min(axis=1, initial=np.inf),
-        embedding=list(embedding),
-    )
+    tensors = decode(batch.column(features), shape, features)
+    counts = batch.column(n_particles)
+    if counts.null_count:
+        raise DataError(f"column {n_particles}: found null, expected the number of particles of each jet")
+    embedding, distance, cluster = assign(bundle, tensors, counts.to_numpy(zero_copy_only=False), batch_size)
+    outputs = {
+        "cluster": pa.array(cluster, pa.int32()),
+        "distance": _lists(distance),
+        "score": pa.array(distance.min(axis=1, initial=np.inf)),
+        "embedding": _lists(embedding),
+    }
+    return pa.RecordBatch.from_arrays([*batch.columns, *outputs.values()], names=[*batch.schema.names, *outputs])
 
 
-def decode(column: pd.Series[Any], shape: tuple[int, int], name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the tensors [n, *shape] of a binary column of little-endian float32.
+def decode(column: pa.Array, shape: tuple[int, int], name: str) -> NDArray[np.float32]:
+    """Return the tensors [n, *shape] of a binary column of little-endian float32, a view of its buffer.
 
     Raises
     ------
@@ -189,14 +196,21 @@ def decode(column: pd.Series[Any], shape: tuple[int, int], name: str) -> np.ndar
         If a value is null or has another length.
     """
     width = 4 * shape[0] * shape[1]
-    lengths = column.str.len()
-    if not (lengths == width).all():
-        found = lengths[lengths != width].iloc[0]
+    lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False)
+    wrong = lengths[lengths != width]
+    if wrong.size:
+        found = "null" if wrong[0] < 0 else f"a tensor of {wrong[0]} bytes"
         raise DataError(
-            f"column {name}: found a tensor of {found} bytes, expected {width} ({shape[0]} particles x {shape[1]} "
+            f"column {name}: found {found}, expected {width} bytes ({shape[0]} particles x {shape[1]} "
             "float32 features); prepare the rows with the bundle's settings"
         )
-    return np.frombuffer(b"".join(column), dtype="<f4").reshape(-1, *shape)
+    return decode_features(column, *shape)
+
+
+def _lists(rows: NDArray[np.float32]) -> pa.ListArray:
+    """Return rows [n, m] as lists."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(rows.shape[1])
+    return pa.ListArray.from_arrays(offsets, rows.reshape(-1))
 
 
 def _read(path: str) -> bytes:
