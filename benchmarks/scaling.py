@@ -19,7 +19,7 @@ from rich.markdown import Markdown
 
 from parts import scaling_pages
 from parts.contest import memory_bandwidth
-from parts.scaling_measure import WORKERS, calibrate, crews, summary, take_turns, write_table
+from parts.scaling_measure import DIRECT, WORKERS, calibrate, crews, key, summary, take_turns, write_table
 from parts.scaling_scenarios import predict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,19 +68,23 @@ def measured(options: argparse.Namespace, kept: Result) -> Result:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         table = Path(folder) / "set"
         write_table(table, options.batch_size, options.steps)
-        with crews(table, options.batch_size, cores, environment) as (alone, world):
+        with crews(table, options.batch_size, cores, environment) as (alone, worlds):
             if EFFICIENCY in options.only:
-                with world.awake():
-                    machine["workers"] = [*alone.do("place"), *world.do("place")]
-                turns = take_turns(alone, world, options.rounds, options.steps)
+                with worlds[DIRECT].awake():
+                    machine["workers"] = [*alone.do("place"), *worlds[DIRECT].do("place")]
+                turns = take_turns(alone, worlds, options.rounds, options.steps)
                 done["efficiency"] = summary(turns, options.batch_size) | {"machine": machine}
             if MODEL in options.only:
-                done["calibration"] = calibrate(world, options.repeats)
+                done["calibration"] = calibrate(worlds, options.repeats)
     if MODEL in options.only:
         found: Result = (kept | done)["efficiency"]
         predicted = predict(found, done["calibration"])
         # The model exchanges in float32 and knows no input.
-        line = next(one for one in found["lines"] if (one["source"], one["precision"]) == ("memory", "float32"))
+        line = next(
+            one
+            for one in found["lines"]
+            if one["source"] == "memory" and key(one["way"], one["precision"]) == "direct float32"
+        )
         two = predicted["scenarios"]["loopback"]["efficiency"]["ring"][predicted["workers"].index(WORKERS)]
         done["model"] = predicted | {"check": {"model": two, "measured": line["efficiency"]}}
     return done
@@ -129,7 +133,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=100, help="model: timed sums of each size")
     parser.add_argument(
         "--environment", type=_assignment, nargs="+", default=[], metavar="NAME=VALUE",
-        help="further variables of the two workers together, such as HOROVOD_CYCLE_TIME=0.1 (ms, Horovod's own is 1)",
+        help="further variables of the two workers together, such as HOROVOD_CYCLE_TIME=0.1 (ms, Horovod's own is 1), "
+        "or DIRECT_SUM_BYTES for launch.direct_sum_bytes",
     )  # fmt: skip
     parser.add_argument("--folder", help="efficiency: where temporary data go; by default where the system keeps such")
     parser.add_argument("--workspace", help="large-batch: folder of jets, set and runs; that of make quality otherwise")

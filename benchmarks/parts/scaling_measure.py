@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,22 @@ import numpy as np
 from parts.feeding import write_set
 from parts.scaling_model import fit_line, spread
 from sparton.data.featurize import FeatureSpec
+from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.places import Place, assign
 from sparton.distributed.rendezvous import serving
 from sparton.distributed.times import Times, scaling_efficiency
 
-SOURCES, PRECISIONS = ("memory", "table"), ("float32", "float16")
+SOURCES = ("memory", "table")
+DIRECT, HOROVOD = "direct", "Horovod"
+ALL_BY_HOROVOD = {"DIRECT_SUM_BYTES": "0", "HOROVOD_CYCLE_TIME": "1"}
+"""The way of sums without ours, with Horovod's own cycle in ms."""
+
+WAYS = {DIRECT: {}, HOROVOD: ALL_BY_HOROVOD}
+"""How sums travel, by the variables that the workers of a world are given for it."""
+
+VARIANTS = ((DIRECT, "float32"), (DIRECT, "float16"), (HOROVOD, "float32"))
+"""Ways of sums with the precisions of gradients."""
+
 WORKERS = 2
 SLOTS, MEAN_PARTICLES = 100, 54  # of generated W, Z and top jets without underlying event
 SHARD_ROWS = 1024  # as in the recipe of the quality study
@@ -39,6 +50,11 @@ HOPS = 5000
 
 Answer = dict[str, Any]
 Turns = list[dict[str, Any]]
+
+
+def key(way: str, precision: str) -> str:
+    """Return the name of a variant in the results."""
+    return f"{way} {precision}"
 
 
 class Worker:
@@ -116,8 +132,8 @@ class Crew:
 @contextlib.contextmanager
 def crews(
     folder: Path, batch_size: int, cores: Sequence[int], environment: Mapping[str, str]
-) -> Iterator[tuple[Crew, Crew]]:
-    """Start workers on two cores that are alone, and two of one world; the latter are stopped until they are woken.
+) -> Iterator[tuple[Crew, dict[str, Crew]]]:
+    """Start workers on two cores that are alone, and two of a world for each way; those are stopped until woken.
 
     Parameters
     ----------
@@ -126,7 +142,7 @@ def crews(
     cores
         A core for each of the two.
     environment
-        Further variables of the two of one world.
+        Further variables of the two of each world.
     """
     started: list[Worker] = []
 
@@ -135,15 +151,20 @@ def crews(
         return started[-1]
 
     try:
-        with serving(LOOPBACK) as server:
-            alone = Crew([start(core, {}) for core in cores])
-            alone.do("place")  # they are ready
-            places = assign(["localhost"] * len(cores))
-            server.open_to(places, [LOOPBACK])
-            world = Crew([start(core, _horovod(place, server.port)) for core, place in zip(cores, places, strict=True)])
-            with world.awake():
-                world.do("place")
-            yield alone, world
+        alone = Crew([start(core, {}) for core in cores])
+        alone.do("place")  # they are ready
+        with contextlib.ExitStack() as stack:
+            worlds = {}
+            for way, variables in WAYS.items():
+                server = stack.enter_context(serving(LOOPBACK))
+                places = assign(["localhost"] * len(cores))
+                server.open_to(places, [LOOPBACK])
+                own = variables | dict(environment)
+                joined = zip(cores, places, strict=True)
+                worlds[way] = Crew([start(core, _horovod(place, server.port) | own) for core, place in joined])
+                with worlds[way].awake():
+                    worlds[way].do("place")
+            yield alone, worlds
     finally:
         for worker in started:
             worker.end()
@@ -167,8 +188,8 @@ def write_table(folder: Path, batch_size: int, steps: int) -> None:
     manifest.write(str(folder))
 
 
-def take_turns(alone: Crew, world: Crew, rounds: int, steps: int) -> Turns:
-    """Return what all workers said of their turns: one alone, then the other, both by themselves, both together.
+def take_turns(alone: Crew, worlds: Mapping[str, Crew], rounds: int, steps: int) -> Turns:
+    """Return what all workers said of their turns: one alone, then the other, both by themselves, both of each world.
 
     A first round compiles and warms up, and is left out.
     """
@@ -178,8 +199,10 @@ def take_turns(alone: Crew, world: Crew, rounds: int, steps: int) -> Turns:
             call: dict[str, Any] = {"source": source, "steps": steps, "warm_up": WARM_UP}
             singles = [Crew([worker]).do("train", precision="float32", **call)[0] for worker in alone.workers]
             both = alone.do("train", precision="float32", **call)
-            with world.awake():
-                together = {precision: world.do("train", precision=precision, **call) for precision in PRECISIONS}
+            together = {}
+            for way, precision in VARIANTS:
+                with worlds[way].awake():
+                    together[key(way, precision)] = worlds[way].do("train", precision=precision, **call)
             if turn:
                 turns.append({"source": source, "singles": singles, "both": both, **together})
         print(f"turn {turn} of {rounds}", file=sys.stderr, flush=True)
@@ -188,7 +211,7 @@ def take_turns(alone: Crew, world: Crew, rounds: int, steps: int) -> Turns:
 
 def summary(turns: Turns, batch_size: int) -> Answer:
     """Return medians over the rounds: rates, efficiencies, time splits, and what is exchanged."""
-    lines = [_line(turns, source, precision, batch_size) for source in SOURCES for precision in PRECISIONS]
+    lines = [_line(turns, source, way, precision, batch_size) for source in SOURCES for way, precision in VARIANTS]
     memory = [turn for turn in turns if turn["source"] == "memory"]
     return {
         "batch_size": batch_size,
@@ -196,8 +219,9 @@ def summary(turns: Turns, batch_size: int) -> Answer:
         "steps": len(memory[0]["singles"][0]["steps"]),
         "lines": lines,
         "exchange": {
-            precision: {name: turns[0][precision][0][name] for name in ("collectives", "gradient_bytes")}
-            for precision in PRECISIONS
+            precision: {name: turns[0][key(DIRECT, precision)][0][name] for name in ("collectives", "gradient_bytes")}
+            for way, precision in VARIANTS
+            if way == DIRECT
         },
         "alone_s": statistics.median(step for turn in memory for one in turn["singles"] for step in one["steps"]),
         "shared_s": statistics.median(step for turn in memory for one in turn["both"] for step in one["steps"]),
@@ -205,15 +229,17 @@ def summary(turns: Turns, batch_size: int) -> Answer:
     }
 
 
-def _line(turns: Turns, source: str, precision: str, batch_size: int) -> Answer:
-    """Return the figures of one source of batches and one precision of the exchange."""
-    rounds = [_rates(turn, precision, batch_size) for turn in turns if turn["source"] == source]
+def _line(turns: Turns, source: str, way: str, precision: str, batch_size: int) -> Answer:
+    """Return the figures of one source of batches and one variant of the exchange."""
+    variant = key(way, precision)
+    rounds = [_rates(turn, variant, batch_size) for turn in turns if turn["source"] == source]
     found = np.median(rounds, axis=0).tolist()
     ratios = np.array([_efficiencies(*rates) for rates in rounds])
-    times = [one["times"] for turn in turns if turn["source"] == source for one in turn[precision]]
+    times = [one["times"] for turn in turns if turn["source"] == source for one in turn[variant]]
     mean = Times(**{name: statistics.fmean(each[name] for each in times) for name in times[0]})
     return {
         "source": source,
+        "way": way,
         "precision": precision,
         **dict(zip(("alone", "both", "together"), found, strict=True)),
         "efficiency": float(np.median(ratios[:, 0])),
@@ -224,15 +250,15 @@ def _line(turns: Turns, source: str, precision: str, batch_size: int) -> Answer:
     }
 
 
-def _rates(turn: dict[str, Any], precision: str, batch_size: int) -> tuple[float, float, float]:
+def _rates(turn: dict[str, Any], variant: str, batch_size: int) -> tuple[float, float, float]:
     """Return the jets a second of one worker, of two by themselves and of two together, of all workers each."""
 
     def rate(answer: Answer) -> float:
         return batch_size * len(answer["steps"]) / answer["seconds"]
 
     alone = statistics.fmean(map(rate, turn["singles"]))
-    together = sum(batch_size * len(one["steps"]) for one in turn[precision])
-    return alone, sum(map(rate, turn["both"])), together / max(one["seconds"] for one in turn[precision])
+    together = sum(batch_size * len(one["steps"]) for one in turn[variant])
+    return alone, sum(map(rate, turn["both"])), together / max(one["seconds"] for one in turn[variant])
 
 
 def _efficiencies(alone: float, both: float, together: float) -> tuple[float, float]:
@@ -240,24 +266,20 @@ def _efficiencies(alone: float, both: float, together: float) -> tuple[float, fl
     return tuple(scaling_efficiency({1: alone, WORKERS: rate})[WORKERS] for rate in (together, both))  # type: ignore[return-value]
 
 
-def calibrate(world: Crew, repeats: int) -> Answer:
-    """Return the median seconds of sums over the two ranks by size and type, the lines through them, and of a hop."""
-    with world.awake():
-        hop = world.do("hop", repeats=HOPS)[0]["seconds"]
-        found: Answer = {"hop_s": hop, "sizes": list(SIZES)}
-        for dtype in PRECISIONS:
+def calibrate(worlds: Mapping[str, Crew], repeats: int) -> Answer:
+    """Return the median seconds of sums over the two ranks by size, way and type, their lines, and those of a hop."""
+    with worlds[DIRECT].awake():
+        found: Answer = {"hop_s": worlds[DIRECT].do("hop", repeats=HOPS)[0]["seconds"]}
+    for way, dtype in VARIANTS:
+        world = worlds[way]
+        sizes = [size for size in SIZES if way == HOROVOD or size * WORKERS <= DIRECT_SUM_BYTES]
+        with world.awake():
             seconds = [
                 # A sum ends when the slower rank has it.
                 statistics.median(np.max([answer["seconds"] for answer in _sums(world, size, dtype, repeats)], axis=0))
-                for size in SIZES
+                for size in sizes
             ]
-            fit = fit_line(SIZES, seconds)
-            found[dtype] = {
-                "seconds": seconds,
-                "intercept_s": fit.intercept_s,
-                "seconds_per_byte": fit.seconds_per_byte,
-                "worst": fit.worst,
-            }
+        found[key(way, dtype)] = {"sizes": sizes, "seconds": seconds, "fit": asdict(fit_line(sizes, seconds))}
     return found
 
 

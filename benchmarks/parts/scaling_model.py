@@ -20,8 +20,8 @@ import numpy as np
 from scipy.integrate import simpson
 from scipy.special import log_ndtr
 
-Algorithm = Literal["ring", "tree"]
-"""How a sum over N ranks is taken: in 2 (N - 1) or in 2 log2 N messages one after the other."""
+Algorithm = Literal["ring", "tree", "gather"]
+"""How a sum over N ranks is taken: in 2 (N - 1), 2 log2 N or log2 N messages one after the other."""
 
 STEP = 2.0**-10
 GRID = np.arange(-12 * 2**10, 12 * 2**10 + 1) * STEP
@@ -90,14 +90,18 @@ def messages(workers: int, algorithm: Algorithm) -> int:
 
     ``ring``: each rank passes parts on to the next, N - 1 times to sum them and N - 1 times to spread the sums.
     ``tree``: recursive halving and doubling (Rabenseifner 2004), ranks that are no power of two rounded up.
+    ``gather``: each rank gets the vectors of all (Bruck et al. 1997), as :mod:`sparton.distributed.direct` does.
     """
-    return 2 * (workers - 1) if algorithm == "ring" else 2 * math.ceil(math.log2(workers))
+    if algorithm == "ring":
+        return 2 * (workers - 1)
+    return (2 if algorithm == "tree" else 1) * (workers - 1).bit_length()
 
 
 def allreduce_seconds(size: float, workers: int, link: Link, algorithm: Algorithm = "ring") -> float:
     """Return the seconds of a sum of ``size`` bytes over all workers; 0 for one.
 
-    Both algorithms move ``2 (N - 1) / N`` times the bytes through each rank, the least that is possible.
+    ``ring`` and ``tree`` move ``2 (N - 1) / N`` times the bytes through each rank, the least that is possible;
+    ``gather`` moves N - 1 times the bytes.
 
     Raises
     ------
@@ -108,8 +112,34 @@ def allreduce_seconds(size: float, workers: int, link: Link, algorithm: Algorith
         raise ValueError(f"expected 1 worker or more. Received: {workers}")
     if workers == 1:
         return 0.0
-    moved = 2.0 * (workers - 1) / workers * size
+    moved = (workers - 1) * size if algorithm == "gather" else 2.0 * (workers - 1) / workers * size
     return link.overhead_s + messages(workers, algorithm) * link.latency_s + moved / link.bytes_per_second
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How the vectors of a step are summed.
+
+    Attributes
+    ----------
+    link, algorithm
+        What carries the sums, and how.
+    limit
+        Bytes that the vectors of all workers together may have for it.
+    beyond
+        How larger ones are summed.
+    """
+
+    link: Link
+    algorithm: Algorithm = "ring"
+    limit: float = math.inf
+    beyond: Exchange | None = None
+
+    def seconds(self, size: float, workers: int) -> float:
+        """Return the seconds of a sum of ``size`` bytes over all workers."""
+        if self.beyond is not None and size * workers > self.limit:
+            return self.beyond.seconds(size, workers)
+        return allreduce_seconds(size, workers, self.link, self.algorithm)
 
 
 @lru_cache
@@ -121,17 +151,17 @@ def expected_maximum(workers: int) -> float:
     return float(simpson(1.0 - above, dx=STEP) - simpson(below, dx=STEP))
 
 
-def step_seconds(workload: Workload, workers: int, link: Link, algorithm: Algorithm = "ring") -> float:
+def step_seconds(workload: Workload, workers: int, exchange: Exchange) -> float:
     """Return the seconds of a step of N workers."""
     if workers == 1:
         return workload.alone_s
-    exchange = sum(allreduce_seconds(size, workers, link, algorithm) for size in workload.collectives)
-    return workload.compute_s + workload.spread_s * expected_maximum(workers) + exchange
+    waiting = workload.spread_s * expected_maximum(workers)
+    return workload.compute_s + waiting + sum(exchange.seconds(size, workers) for size in workload.collectives)
 
 
-def efficiency(workload: Workload, workers: int, link: Link, algorithm: Algorithm = "ring") -> float:
+def efficiency(workload: Workload, workers: int, exchange: Exchange) -> float:
     """Return throughput of N workers over N times that of one, all with the same batch for each worker."""
-    return workload.alone_s / step_seconds(workload, workers, link, algorithm)
+    return workload.alone_s / step_seconds(workload, workers, exchange)
 
 
 def bandwidth_for(target: float, step_s: float, size: float, workers: int) -> float:
@@ -166,18 +196,21 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
     return Fit(float(intercept), float(slope), float(np.abs((intercept + slope * x) / y - 1.0).max()))
 
 
-def link_of(fit: Fit, hop_s: float) -> Link:
+def link_of(fit: Fit, hop_s: float, algorithm: Algorithm = "ring") -> Link:
     """Return the link on which two workers were measured.
 
     Parameters
     ----------
     fit
-        Of sums over two ranks: two messages, and as many bytes through each rank as the vector has.
+        Of sums over two ranks, for which as many bytes pass through each rank as the vector has.
     hop_s
         Measured seconds of an empty message from one rank to the other. What is left of the intercept is overhead.
+    algorithm
+        How they were summed.
     """
-    hop = min(hop_s, fit.intercept_s / 2)
-    return Link(latency_s=hop, bytes_per_second=1.0 / fit.seconds_per_byte, overhead_s=fit.intercept_s - 2 * hop)
+    count = messages(2, algorithm)
+    hop = min(hop_s, fit.intercept_s / count)
+    return Link(latency_s=hop, bytes_per_second=1.0 / fit.seconds_per_byte, overhead_s=fit.intercept_s - count * hop)
 
 
 def spread(turns: Sequence[Sequence[float]]) -> float:

@@ -16,8 +16,9 @@ PAGE, RESULTS, FIGURE, SCRIPT = "scaling.md", "scaling/results.json", "images/sc
 BAR = 0.90
 SHOWN_WORKERS = (2, 8, 32, 128, 1024)
 DRAWN = {
-    "loopback": "UCluster, Gloo, loopback",
-    "ethernet": "UCluster, Gloo, 25 Gbit/s",
+    "loopback": "UCluster, direct, loopback",
+    "horovod": "UCluster, Horovod, loopback",
+    "ethernet": "UCluster, direct, 25 Gbit/s",
     "nvlink": "UCluster on GPUs, NVLink",
     "resnet_nvlink": "ResNet-50, NVLink",
     "resnet_infiniband": "ResNet-50, 100 Gbit/s",
@@ -63,7 +64,16 @@ def sections(results: Result) -> dict[str, list[str]]:
 
 def efficiency_lines(found: Result) -> list[str]:
     """Return the table of rates and efficiencies, and where it was measured."""
-    headings = ["batches from", "gradients", "one worker", "two by themselves", "together", "e₂ (least to most)", "bar"]
+    headings = [
+        "batches from",
+        "sums",
+        "gradients",
+        "one worker",
+        "two by themselves",
+        "together",
+        "e₂ (least to most)",
+        "bar",
+    ]
     headings += ["two by themselves over twice one", "input", "compute", "exchange"]
     rows = []
     for line in found["lines"]:
@@ -73,7 +83,15 @@ def efficiency_lines(found: Result) -> list[str]:
         reached = "met" if line["efficiency"] >= BAR else "missed"
         efficiency = f"**{line['efficiency']:.3f}** ({low:.3f} to {high:.3f})", f"≥ {BAR:.2f}: {reached}"
         rows.append(
-            [line["source"], line["precision"], *rates, *efficiency, f"{line['apart_efficiency']:.3f}", *shares]
+            [
+                line["source"],
+                line["way"],
+                line["precision"],
+                *rates,
+                *efficiency,
+                f"{line['apart_efficiency']:.3f}",
+                *shares,
+            ]
         )
     machine = found["machine"]
     variables = "".join(f", `{name}={value}`" for name, value in machine["environment"].items())
@@ -99,19 +117,20 @@ def exchange_lines(found: Result) -> list[str]:
 
 def calibration_lines(found: Result) -> list[str]:
     """Return the table of sums over two ranks, and the lines through them."""
-    precisions = [name for name in ("float32", "float16") if name in found]
-    rows = [
-        [_size(size), *(f"{1e3 * found[name]['seconds'][index]:.3f}" for name in precisions)]
-        for index, size in enumerate(found["sizes"])
+    variants = [name for name, each in found.items() if isinstance(each, dict)]
+    sizes = sorted({size for name in variants for size in found[name]["sizes"]})
+    milliseconds = [
+        {size: f"{1e3 * seconds:.3f}" for size, seconds in zip(each["sizes"], each["seconds"], strict=True)}
+        for each in (found[name] for name in variants)
     ]
+    rows = [[_size(size), *(column.get(size, "") for column in milliseconds)] for size in sizes]
     fits = [
-        f"`{name}`: {1e3 * found[name]['intercept_s']:.3f} ms + "
-        f"bytes / {1e-9 / found[name]['seconds_per_byte']:.2f} GB/s, "
-        f"within {found[name]['worst']:.0%} of every size"
-        for name in precisions
+        f"{name}: {1e3 * fit['intercept_s']:.3f} ms + bytes / {1e-9 / fit['seconds_per_byte']:.2f} GB/s, "
+        f"within {fit['worst']:.0%} of every size"
+        for name, fit in ((name, found[name]["fit"]) for name in variants)
     ]
     hop = f"An empty message over the loopback interface takes {1e6 * found['hop_s']:.1f} µs."
-    return [*table(["size", *(f"{name}, ms" for name in precisions)], rows), "", f"{'; '.join(fits)}. {hop}"]
+    return [*table(["size", *(f"{name}, ms" for name in variants)], rows), "", f"{'; '.join(fits)}. {hop}"]
 
 
 def model_lines(found: Result) -> list[str]:

@@ -35,9 +35,9 @@ def test_two_pinned_workers_train_and_fill_the_page(tmp_path: Path) -> None:
     assert max(half) == halves["float16"]["gradient_bytes"]
     assert sorted(full)[:-1] == sorted(half)[:-1]
     assert all(line["efficiency"] > 0 for line in results["efficiency"]["lines"])
-    assert [line["shares"]["exchange"] > 0 for line in results["efficiency"]["lines"]] == [True] * 4
-    assert len(results["calibration"]["float16"]["seconds"]) == len(SIZES)
+    assert [line["shares"]["exchange"] > 0 for line in results["efficiency"]["lines"]] == [True] * 6
+    assert len(results["calibration"]["Horovod float32"]["seconds"]) == len(SIZES)
     assert results["model"]["scenarios"]["loopback"]["workload"]["collectives"] == full
     text = (tmp_path / scaling_pages.PAGE).read_text()
-    assert "| memory | float32 |" in text
+    assert "| memory | direct | float32 |" in text
     assert "| 64 MiB |" in text

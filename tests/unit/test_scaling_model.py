@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parts.scaling_model import (
+    Exchange,
     Fit,
     Link,
     Workload,
@@ -42,9 +43,28 @@ def test_ring_and_tree_of_a_thousand() -> None:
     assert (messages(5, "ring"), messages(5, "tree")) == (8, 6)
 
 
+def test_gathering_takes_half_the_messages_of_a_tree_and_all_the_bytes() -> None:
+    assert allreduce_seconds(1e6, 2, LINK, "gather") == pytest.approx(3e-4 + 1e-5 + 1e-3, rel=1e-12)
+    assert allreduce_seconds(1e6, 9, LINK, "gather") == pytest.approx(3e-4 + 4e-5 + 8e-3, rel=1e-12)
+    assert [messages(count, "gather") for count in (1, 2, 3, 4, 5, 8, 9)] == [0, 1, 2, 2, 3, 3, 4]
+    link = link_of(Fit(5e-4, 2e-10, 0.0), 3e-5, "gather")
+    assert (link.latency_s, link.overhead_s) == pytest.approx((3e-5, 4.7e-4))
+
+
+def test_vectors_beyond_the_limit_take_the_other_way() -> None:
+    slow = Link(1e-3, 1e6)
+    both = Exchange(LINK, "gather", 1000.0, Exchange(slow, "ring"))
+    assert both.seconds(250.0, 4) == allreduce_seconds(250.0, 4, LINK, "gather")
+    assert both.seconds(251.0, 4) == allreduce_seconds(251.0, 4, slow)
+    expected = allreduce_seconds(4.0, 8, LINK, "gather") + sum(
+        allreduce_seconds(size, 8, slow) for size in (400.0, 2e5)
+    )
+    assert step_seconds(Workload(0.2, (4.0, 400.0, 2e5)), 8, both) == pytest.approx(0.2 + expected, rel=1e-12)
+
+
 def test_one_worker_exchanges_nothing_and_none_is_refused() -> None:
     assert allreduce_seconds(1e9, 1, LINK) == 0
-    assert efficiency(WORKLOAD, 1, LINK) == 1
+    assert efficiency(WORKLOAD, 1, Exchange(LINK)) == 1
     with pytest.raises(ValueError, match="1 worker or more"):
         allreduce_seconds(1.0, 0, LINK)
 
@@ -71,12 +91,12 @@ def test_mean_of_the_largest_of_many_is_that_of_draws() -> None:
 def test_a_step_is_the_sum_of_its_parts() -> None:
     exchange = sum(allreduce_seconds(size, 8, LINK, "tree") for size in WORKLOAD.collectives)
     expected = 0.2 + 2e-3 * expected_maximum(8) + exchange
-    assert step_seconds(WORKLOAD, 8, LINK, "tree") == pytest.approx(expected, rel=1e-12)
-    assert efficiency(WORKLOAD, 8, LINK, "tree") == pytest.approx(0.2 / expected, rel=1e-12)
+    assert step_seconds(WORKLOAD, 8, Exchange(LINK, "tree")) == pytest.approx(expected, rel=1e-12)
+    assert efficiency(WORKLOAD, 8, Exchange(LINK, "tree")) == pytest.approx(0.2 / expected, rel=1e-12)
 
 
 def test_workers_that_share_a_host_compute_longer_than_the_one_they_are_compared_with() -> None:
-    free = Link(0.0, math.inf)
+    free = Exchange(Link(0.0, math.inf))
     assert efficiency(Workload(0.2, (1e9,), shared_s=0.25), 2, free) == pytest.approx(0.8)
     assert efficiency(Workload(0.2, (1e9,)), 1024, free) == 1
 
@@ -85,14 +105,14 @@ def test_workers_that_share_a_host_compute_longer_than_the_one_they_are_compared
 @given(positive, st.integers(1, 10))
 def test_efficiency_falls_with_workers_and_a_tree_is_never_worse(step_s: float, power: int) -> None:
     work = Workload(step_s, (4.0, 1e6), spread_s=0.01 * step_s)
-    values = [efficiency(work, 2**exponent, LINK) for exponent in range(power + 1)]
+    values = [efficiency(work, 2**exponent, Exchange(LINK)) for exponent in range(power + 1)]
     assert all(0 < after < before <= 1 for before, after in pairwise(values))
-    assert efficiency(work, 2**power, LINK, "tree") >= values[-1]
+    assert efficiency(work, 2**power, Exchange(LINK, "tree")) >= values[-1]
 
 
 def test_bandwidth_for_an_efficiency_gives_it() -> None:
     needed = bandwidth_for(0.975, 0.197, 51.2e6, 24)
-    assert efficiency(Workload(0.197, (51.2e6,)), 24, Link(0.0, needed)) == pytest.approx(0.975, rel=1e-12)
+    assert efficiency(Workload(0.197, (51.2e6,)), 24, Exchange(Link(0.0, needed))) == pytest.approx(0.975, rel=1e-12)
     with pytest.raises(ValueError, match="between 0 and 1"):
         bandwidth_for(1.0, 0.197, 51.2e6, 24)
 

@@ -41,8 +41,9 @@ def turn(source: str, alone: float, both: float, together: float) -> dict[str, A
         "source": source,
         "singles": [answer(alone), answer(alone)],
         "both": [answer(both), answer(both)],
-        "float32": [answer(together, exchange=0.2), answer(0.9 * together, exchange=0.2)],
-        "float16": [answer(2 * together, halved=True), answer(2 * together, halved=True)],
+        "direct float32": [answer(together, exchange=0.2), answer(0.9 * together, exchange=0.2)],
+        "direct float16": [answer(2 * together, halved=True), answer(2 * together, halved=True)],
+        "Horovod float32": [answer(3 * together), answer(3 * together)],
     }
 
 
@@ -55,15 +56,17 @@ TURNS = [
 
 CALIBRATION = {
     "hop_s": 2e-5,
-    "sizes": list(SIZES),
     **{
         name: {
-            "seconds": [intercept + slope * size for size in SIZES],
-            "intercept_s": intercept,
-            "seconds_per_byte": slope,
-            "worst": 0.0,
+            "sizes": list(SIZES[:count]),
+            "seconds": [intercept + slope * size for size in SIZES[:count]],
+            "fit": {"intercept_s": intercept, "seconds_per_byte": slope, "worst": 0.0},
         }
-        for name, intercept, slope in (("float32", 4e-4, 1e-9), ("float16", 4e-4, 3e-9))
+        for name, count, intercept, slope in (
+            ("direct float32", 7, 4e-4, 1e-9),
+            ("direct float16", 7, 4e-4, 3e-9),
+            ("Horovod float32", 9, 4e-3, 2e-9),
+        )
     },
 }
 
@@ -81,7 +84,8 @@ def test_ratios_are_taken_within_rounds_and_the_slower_worker_counts(found: dict
     assert first["efficiency"] == pytest.approx(0.8)
     assert first["efficiency_range"] == pytest.approx([0.5, 0.8])
     assert first["apart_efficiency"] == pytest.approx(1 / 1.1)
-    assert found["lines"][1]["efficiency"] == pytest.approx(0.4)
+    assert [found["lines"][place]["efficiency"] for place in (1, 2)] == pytest.approx([0.4, 0.8 / 3])
+    assert [line["way"] for line in found["lines"]] == ["direct", "direct", "Horovod"] * 2
     assert first["exchange_s"] == pytest.approx(0.2 / 4)
     assert sum(first["shares"].values()) == pytest.approx(1)
     assert (found["rounds"], found["steps"]) == (3, 4)
@@ -91,12 +95,14 @@ def test_ratios_are_taken_within_rounds_and_the_slower_worker_counts(found: dict
 def test_the_model_starts_from_what_was_measured(found: dict[str, Any]) -> None:
     predicted = predict(found, CALIBRATION)
     loopback = predicted["scenarios"]["loopback"]
-    assert loopback["link"] == pytest.approx({"latency_s": 2e-5, "bytes_per_second": 1e9, "overhead_s": 3.6e-4})
-    exchange = sum(4e-4 + 1e-9 * size for size in COLLECTIVES)
+    assert loopback["direct"] == pytest.approx({"latency_s": 2e-5, "bytes_per_second": 1e9, "overhead_s": 3.8e-4})
+    assert loopback["link"] == pytest.approx({"latency_s": 2e-5, "bytes_per_second": 5e8, "overhead_s": 3.96e-3})
     spread = loopback["workload"]["spread_s"] * 0.5641895835
-    assert loopback["efficiency"]["ring"][1] == pytest.approx(
-        found["alone_s"] / (found["shared_s"] + spread + exchange)
-    )
+    for name, intercept, slope in (("loopback", 4e-4, 1e-9), ("horovod", 4e-3, 2e-9)):
+        exchange = sum(intercept + slope * size for size in COLLECTIVES)
+        assert predicted["scenarios"][name]["efficiency"]["ring"][1] == pytest.approx(
+            found["alone_s"] / (found["shared_s"] + spread + exchange)
+        )
     for scenario in predicted["scenarios"].values():
         for algorithm in ("ring", "tree"):
             values = scenario["efficiency"][algorithm]
@@ -136,9 +142,13 @@ def test_the_page_is_filled_between_its_markers_and_results_are_kept(tmp_path: P
     page.write_text((DOCS / scaling_pages.PAGE).read_text())
     scaling_pages.write(tmp_path, results)
     text = page.read_text()
-    assert "| memory | float32 | 1,000 | 1,818 | 1,000 | **0.800** (0.500 to 0.800) | ≥ 0.90: missed | 0.909 |" in text
+    assert (
+        "| memory | direct | float32 | 1,000 | 1,818 | 1,000 | **0.800** (0.500 to 0.800) | ≥ 0.90: missed | 0.909 |"
+        in text
+    )
     assert "| float16 | 3 | 20,000 B | 404 B | 19,000 B |" in text
-    assert "| 64 MiB | 67.509 | 201.727 |" in text
+    assert "| 4 MiB | 4.594 | 12.983 | 12.389 |" in text
+    assert "| 64 MiB |  |  | 138.218 |" in text
     assert "the model says 0.810, the measurement 0.800" in text
     assert "| 8 | 1,024 | × N | none | 5 | 0.2500 | 0.812 | 0.820 |" in text
     assert json.loads((tmp_path / scaling_pages.RESULTS).read_text()) == scaling_pages.read(tmp_path)
@@ -176,16 +186,22 @@ class Silent:
 def test_workers_of_a_world_run_only_in_their_turn() -> None:
     log: list[str] = []
     alone = Crew([Silent("a", log), Silent("b", log)])  # type: ignore[list-item]
-    world = Crew([Silent("0", log), Silent("1", log)])  # type: ignore[list-item]
-    turns = take_turns(alone, world, rounds=2, steps=4)
+    worlds = {
+        "direct": Crew([Silent("0", log), Silent("1", log)]),  # type: ignore[list-item]
+        "Horovod": Crew([Silent("2", log), Silent("3", log)]),  # type: ignore[list-item]
+    }
+    turns = take_turns(alone, worlds, rounds=2, steps=4)
     assert [each["source"] for each in turns] == ["memory", "table"] * 2
-    assert log[:12] == [
+    assert log[:22] == [
         *(f"{name} memory float32" for name in "abab"),
-        *(f"{name} 18" for name in "01"),
-        *(f"{name} memory {precision}" for precision in ("float32", "float16") for name in "01"),
-        *(f"{name} 19" for name in "01"),
+        *(
+            line
+            for names, precision in (("01", "float32"), ("01", "float16"), ("23", "float32"))
+            for action in ("18", f"memory {precision}", "19")
+            for line in (f"{name} {action}" for name in names)
+        ),
     ]
-    assert len(log) == 3 * 2 * 12
+    assert len(log) == 3 * 2 * 22
 
 
 def test_large_batches_follow_the_schedule_of_their_workers() -> None:

@@ -270,7 +270,7 @@ class Trainer:
         world = self.connection.world
         plan = plan_epoch(part.shard_rows(TRAIN), world.size, self.settings.batch_size, 0, 0, shuffle=False)
         data = batches(self.set_folder, part, TRAIN, plan, world.rank, columns=COLUMNS[:2])
-        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]))
+        run = tf.function(lambda batch: self.model(batch["features"], batch["n_particles"]), autograph=False)
         with data_errors():
             found = [[tensor.numpy() for tensor in run(batch)] for batch in data]
         rows = plan.row_count(world.rank)
