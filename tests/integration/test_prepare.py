@@ -447,10 +447,10 @@ def test_a_damaged_file_is_no_loss_without_a_word(spark: SparkSession, tmp_path:
     try:
         rows = read_sources(spark, str(tmp_path / "table"), sources)
         with pytest.raises(DataError):
-            write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, [source.file for source in sources])
+            write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, sources, str(tmp_path / "table"))
         loose = spark.read.parquet(str(tmp_path / "table"))
         with pytest.raises(DataError, match="200 rows were read of 3 files that hold 300"):
-            write_training_set(spark, loose, settings, str(tmp_path / "other"), {}, [one.file for one in sources])
+            write_training_set(spark, loose, settings, str(tmp_path / "other"), {}, sources, str(tmp_path / "table"))
     finally:
         spark.conf.unset("spark.sql.files.ignoreCorruptFiles")
 

@@ -131,6 +131,9 @@ def test_the_quarantine_names_row_and_column(made: Path) -> None:
         ("two.parquet", 0, 998, "duplicate_id", "id of a row that the set holds already"),
         ("two.parquet", 1, 999, "duplicate_id", "id of a row that the set holds already"),
     ]
+    assert [row["sha256"] for row in rows] == [
+        storage.sha256(str(made / "table" / name)) for name in ("one.parquet", "two.parquet", "two.parquet")
+    ]
 
 
 def test_batches_read_a_table_set(made: Path) -> None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,8 @@ from sparton.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+Value = TypeVar("Value")
 
 HIDDEN = ("_", ".")  # Spark does not read names that start so
 
@@ -128,14 +131,29 @@ def file_codes(folder: str, sources: Sequence[Source], held: Sequence[SourceFile
                 f"{source.path}: {source.file.rows} rows, expected at most {limit} where ids are made; split the file, "
                 "or name an id column (table.id)"
             )
-    return {
-        place_of(storage.spark_url(storage.join(folder, source.path))): codes[source.file.sha256] for source in sources
-    }
+    return {_place(folder, source): codes[source.file.sha256] for source in sources}
+
+
+def checksums(folder: str, sources: Sequence[Source]) -> dict[str, str]:
+    """Return the SHA-256 (hex) of files below a folder by :func:`place_of` their paths."""
+    return {_place(folder, source): source.file.sha256 for source in sources}
+
+
+def at_place(url: str, values: Mapping[str, Value]) -> Value | None:
+    """Return what is kept under :func:`place_of` a file, given its URL as Spark has it; None where nothing is."""
+    place = place_of(unquote(url))
+    if place not in values:
+        place = "/" + place[1:].partition("/")[2]  # hdfs:///a is hdfs://host:port/a to Spark
+    return values.get(place)
 
 
 def place_of(url: str) -> str:
     """Return a URL without its scheme, in the one form that Spark, Hadoop and fsspec agree on."""
     return "/" + re.sub(r"^[a-z0-9]+:/*", "", url).lstrip("/")
+
+
+def _place(folder: str, source: Source) -> str:
+    return place_of(storage.spark_url(storage.join(folder, source.path)))
 
 
 def _is_hidden(path: str) -> bool:
