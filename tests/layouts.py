@@ -185,6 +185,7 @@ def write_flat(path: Path, jets: Jets, label: NDArray[Any], row_group: int | Non
 
 def write_tree(path: Path, name: str, columns: dict[str, Any]) -> None:
     """Write branches, numbers or lists of them for each entry, as a tree."""
+    arrays = {key: awkward.Array(values) for key, values in columns.items()}
     with uproot.recreate(path) as file:
-        file.mktree(name, {key: awkward.type(awkward.Array(values)).content for key, values in columns.items()})
-        file[name].extend(columns)
+        file.mktree(name, {key: awkward.type(values).content for key, values in arrays.items()})
+        file[name].extend(arrays)

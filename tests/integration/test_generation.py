@@ -186,7 +186,7 @@ def table_of_two_executors(folder: Path) -> pa.Table:
         "from sparton.distributed import slots\n"
         "from sparton.physics.settings import GenerationSettings\n"
         "from sparton.pipeline.session import SparkSettings, spark_session\n"
-        f"spark = spark_session(SparkSettings(master='local-cluster[2,1,1024]'), 'generation')\n"
+        "spark = spark_session(SparkSettings(master='local-cluster[2,1,1024]'), 'generation')\n"
         "slots.require(spark.sparkContext, 2)\n"
         "found = spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()\n"
         "assert len(list(found)) == 3, list(found)  # and the driver\n"
