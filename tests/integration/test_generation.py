@@ -206,12 +206,6 @@ def test_executors_do_not_matter(table: pa.Table, tmp_path: Path) -> None:
         assert spread[column].equals(table[column]), column
 
 
-def test_a_selection_that_is_too_tight_reaches_the_driver(spark: SparkSession) -> None:
-    tight = GenerationSettings(processes=("Z",), jets_per_process=5, pt_min=1000.0, pt_max=1000.001)
-    with pytest.raises(Exception, match=r"DataError: Z: only \d of 5 jets after \d+ events"):
-        generation.generate_table(spark, tight).collect()
-
-
 def test_executors_must_have_the_drivers_versions() -> None:
     chunks = generation.plan_chunks(SETTINGS)
     with pytest.raises(SpartonError, match="install the same"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sparton import publication
 from sparton.config import load_config
 from sparton.data.events import events_view
 from sparton.data.ingest import read_ingest_record, write_jets
+from sparton.data.ingest_plan import SourceFile
 from sparton.data.ingest_settings import IngestSettings
 from sparton.data.ingest_tasks import examine_files
 from sparton.data.sources import identity
@@ -389,18 +391,29 @@ def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
     assert np.allclose(view["dijet_mass"], mass, rtol=1e-4)
 
 
-def test_a_file_that_may_not_be_read_is_set_aside(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
-    for name in ("a.h5", "c.h5"):
-        shutil.copy(source[0] / name, tmp_path / name)
-    (tmp_path / "c.h5").chmod(0)
-    command = [sys.executable, "-m", "sparton", "ingest", "--input", str(tmp_path), "--format", "hls4ml"]
-    command += ["--workspace", str(tmp_path / "out"), "--master", "local[1]", "--max-rejected", "0.5"]
-    ended = unprivileged.run(command)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert table(tmp_path / "out").num_rows == 300
-    (row,) = quarantine(tmp_path / "out" / "jets" / "_quarantine")
-    assert row["reason"] == "permission_denied"
-    assert row["file"].endswith("c.h5")
+EXAMINE = """
+import dataclasses, json, sys
+from sparton.data.ingest_plan import examine_file
+from sparton.data.sources.registry import OPTIONS, make_source
+source = make_source("hls4ml", OPTIONS["hls4ml"]())
+print(json.dumps([dataclasses.asdict(examine_file(source, path)) for path in sys.argv[1:]]))
+"""
+
+
+def test_a_file_that_may_not_be_read_is_set_aside(
+    spark: SparkSession, source: tuple[Path, dict[str, Jets]], tmp_path: Path
+) -> None:
+    """As it is to a user without the right, which the user who runs the tests may have."""
+    paths = [str(shutil.copy(source[0] / name, tmp_path)) for name in ("a.h5", "c.h5")]
+    Path(paths[1]).chmod(0)
+    ended = unprivileged.run([sys.executable, "-c", EXAMINE, *paths])
+    found = [SourceFile(**file) for file in json.loads(ended.stdout)]
+    with pytest.raises(DataError, match=r"1 of 2 files rejected \(permission_denied 1\).*--max-rejected"):
+        write_jets(spark, paths, IngestSettings(), str(tmp_path / "refused"), found)
+    write_jets(spark, paths, IngestSettings(max_rejected=0.5), str(tmp_path / "jets"), found)
+    assert table(tmp_path).num_rows == 300
+    (row,) = quarantine(tmp_path / "jets" / "_quarantine")
+    assert (row["file"], row["reason"]) == (paths[1], "permission_denied")
 
 
 def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import find_edges, sample_masses
 from sparton.data.schema import require_columns
 from sparton.data.settings import PrepareSettings
-from sparton.data.source_files import Source, checksums
+from sparton.data.source_files import Source, checksums, require_unchanged
 from sparton.data.writing import Target, write_rows
 from sparton.errors import DataError, UsageError
 
@@ -75,8 +75,8 @@ def write_training_set(
     UsageError
         If the folder is not empty, or the set to extend was made with other settings.
     DataError
-        If a column is missing, nothing passes the selection, too many jets are rejected, or what was written cannot
-        be read back. The quarantine stays in the folder.
+        If a column is missing, nothing passes the selection, too many jets are rejected, a file of ``sources`` was
+        replaced meanwhile, or what was written cannot be read back. The quarantine stays in the folder.
     """
     encoder = JetsEncoder(settings)
     require_columns(jets.columns, encoder.columns, encoder.kind)
@@ -87,6 +87,7 @@ def write_training_set(
     target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
     common = write_set(target, jets, "prepare", features.feature_names, inputs or {}, files)
+    require_unchanged(source_folder, sources)
     edges, peaks = features.mass_bin_edges, features.peaks
     manifest = Manifest(n_particles=features.n_particles, mass_bin_edges=edges, mass_peaks=peaks, **common)
     manifest.write(folder)
