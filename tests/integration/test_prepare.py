@@ -34,7 +34,7 @@ from sparton.data.routing import spark_hash
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
-from sparton.data.source_files import find_sources, located, read_sources
+from sparton.data.source_files import find_sources, located, read_sources, require_unchanged
 from sparton.data.target import TargetMass
 from sparton.data.verification import verify_written
 from sparton.errors import DataError, UsageError
@@ -441,22 +441,20 @@ def test_a_table_that_is_not_what_its_record_says_is_refused(spark: SparkSession
 
 def test_a_file_replaced_while_it_is_read_is_noticed(spark: SparkSession, tmp_path: Path) -> None:
     """By one of the same size, whose rows have the same ids; one that was only touched is no reason to stop."""
-    table, path = jets_table(60), tmp_path / "table" / "a.parquet"
-    path.parent.mkdir()
+    table, folder = jets_table(60), str(tmp_path / "table")
     turned = table.set_column(0, table.schema.field(0), table.column(0)[::-1])
+    (tmp_path / "table").mkdir()
+    write = partial(pq.write_table, where=tmp_path / "table" / "a.parquet", compression="none", use_dictionary=False)
+    write(table)
+    sources = find_sources(spark, folder)
+    rows = read_sources(spark, folder, sources)
+    write(table)
+    require_unchanged(folder, sources)
+    write(turned)
+    assert (tmp_path / "table" / "a.parquet").stat().st_size == sources[0].file.bytes
     settings = SETTINGS.model_copy(update={"mass_window": None})
-    for number, content in enumerate((table, turned)):
-        pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
-        sources = find_sources(spark, str(path.parent))
-        rows = read_sources(spark, str(path.parent), sources)
-        pq.write_table(content, path, compression="none", use_dictionary=False, write_statistics=False)
-        assert path.stat().st_size == sources[0].file.bytes
-        write = partial(write_training_set, spark, rows, settings, str(tmp_path / f"set{number}"), {}, sources)
-        if content is turned:
-            with pytest.raises(DataError, match=r"a\.parquet: it was replaced while it was read; run it again"):
-                write(str(path.parent))
-        else:
-            assert write(str(path.parent)).counts.kept == 60
+    with pytest.raises(DataError, match=r"a\.parquet: it was replaced while it was read; run it again"):
+        write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, sources, folder)
 
 
 def test_a_damaged_file_is_no_loss_without_a_word(spark: SparkSession, tmp_path: Path) -> None:
