@@ -163,7 +163,7 @@ def _print(measured: list[Measurement], options: argparse.Namespace, size: int, 
     sort, floor = measured[-1].seconds, size / bandwidth
     for step in measured:
         rates = f"{options.rows / step.seconds:12,.0f}{size / MB / step.seconds:9.1f}{step.seconds / sort:9.2f}"
-        reached = f"{floor:9.1f}{floor / step.seconds:10.3f}"
+        reached = f"{floor:9.2f}{floor / step.seconds:10.3f}"
         print(f"{step.name:24}{step.seconds:9.1f}{rates}{reached}{step.jvm / GB:9.2f}{step.workers / GB:12.2f}")
 
 
