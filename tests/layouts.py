@@ -134,7 +134,7 @@ def write_jetclass(path: Path, jets: Jets, label: NDArray[Any], **extra: NDArray
     scalars["jet_energy"] = np.hypot(momentum, jets.jet_mass)
     scalars["jet_nparticles"] = jets.n_constituents
     scalars |= {name: (label == short).astype(np.int32) for name, short in JETCLASS_LABELS.items()}
-    _write_tree(path, "tree", {name: jagged(jets, values) for name, values in lists.items()} | scalars | extra)
+    write_tree(path, "tree", {name: jagged(jets, values) for name, values in lists.items()} | scalars | extra)
 
 
 def write_pfnano(path: Path, jets: Jets, per_event: int = 2) -> None:
@@ -166,7 +166,7 @@ def write_pfnano(path: Path, jets: Jets, per_event: int = 2) -> None:
     for name in ("pt", "eta", "phi", "mass"):
         columns[f"FatJet_{name}"] = awkward.from_regular(getattr(jets, f"jet_{name}").reshape(n_events, per_event))
     columns["FatJet_msoftdrop"] = columns["FatJet_mass"]
-    _write_tree(path, "Events", columns)
+    write_tree(path, "Events", columns)
 
 
 def write_flat(path: Path, jets: Jets, label: NDArray[Any], row_group: int | None = None) -> None:
@@ -183,7 +183,9 @@ def write_flat(path: Path, jets: Jets, label: NDArray[Any], row_group: int | Non
     pq.write_table(pa.table(columns), path, row_group_size=row_group or len(jets))
 
 
-def _write_tree(path: Path, name: str, columns: dict[str, Any]) -> None:
+def write_tree(path: Path, name: str, columns: dict[str, Any]) -> None:
+    """Write branches, numbers or lists of them for each entry, as a tree."""
+    arrays = {key: awkward.Array(values) for key, values in columns.items()}
     with uproot.recreate(path) as file:
-        file.mktree(name, {key: awkward.type(awkward.Array(values)).content for key, values in columns.items()})
-        file[name].extend(columns)
+        file.mktree(name, {key: awkward.type(values).content for key, values in arrays.items()})
+        file[name].extend(arrays)

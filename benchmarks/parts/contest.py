@@ -41,7 +41,7 @@ class Line:
 
     ``seconds`` is the median, ``fastest`` the least, ``cpu`` the median processor time of this process.
     ``ratio`` is the rate (rows/s) over that of the contest's reference, ``goal`` what the project asks of it, ``floor``
-    the seconds that the bytes alone need at the bandwidth named in the note.
+    the seconds that the bytes alone need at the contest's bandwidth.
     """
 
     contest: str
@@ -56,6 +56,11 @@ class Line:
     goal: str
     floor: float
     note: str
+
+    @property
+    def reached(self) -> float:
+        """Fraction of the floor's rate that was reached."""
+        return self.floor / self.seconds
 
 
 def compete(
@@ -134,7 +139,20 @@ def seconds_of(run: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-HEADINGS = ("what", "rows", "s (median)", "s (best)", "CPU s", "rows/s", "MB/s", "ratio", "goal", "floor, s", "note")
+HEADINGS = (
+    "what",
+    "rows",
+    "s (median)",
+    "s (best)",
+    "CPU s",
+    "rows/s",
+    "MB/s",
+    "ratio",
+    "goal",
+    "floor, s",
+    "of floor",
+    "note",
+)
 
 
 def show(lines: Sequence[Line], title: str) -> None:
@@ -145,7 +163,7 @@ def show(lines: Sequence[Line], title: str) -> None:
             table.add_section()
             table.add_row(f"[bold]{line.contest}[/bold]")
         table.add_row(*_cells(line))
-    Console(width=190).print(table)
+    Console(width=200).print(table)
 
 
 def save(lines: Sequence[Line], title: str, path: str) -> None:
@@ -154,7 +172,9 @@ def save(lines: Sequence[Line], title: str, path: str) -> None:
     rule = "|".join(["---"] * (len(HEADINGS) + 1))
     body = "".join(f"| {line.contest} | {' | '.join(_cells(line))} |\n" for line in lines)
     storage.write_text(f"{path}.md", f"# {title}\n\n| contest | {' | '.join(HEADINGS)} |\n|{rule}|\n{body}")
-    storage.write_json(f"{path}.json", {"title": title, "lines": [asdict(line) for line in lines]})
+    storage.write_json(
+        f"{path}.json", {"title": title, "lines": [asdict(line) | {"reached": line.reached} for line in lines]}
+    )
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -169,5 +189,6 @@ def _cells(line: Line) -> tuple[str, ...]:
         f"{line.ratio:.2f}",
         line.goal,
         f"{line.floor:.3f}",
+        f"{line.reached:.3f}",
         line.note,
     )

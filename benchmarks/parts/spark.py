@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parts.contest import Contestant, Line, compete
+from parts.disk import read_bandwidth, write_bandwidth, writer
 from sparton import pipeline
 from sparton.config import validate
 from sparton.data.schema import JETS_ARROW
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
 
 JETS_PER_FILE = 8000
 READ_ROWS = 2048
-DISK_BYTES = 256 << 20
 WARM_UP_JETS = 200
 WARM_UP_FILES = 8
 """Enough that every slot gets some: each has a Python worker of its own to start."""
 
 JETS_PER_HLS4ML = 10_000
+PREPARE_GOAL = "no bar: beside disk and sort"
 PLAIN_COLUMNS = ("jet_pt", "jet_eta", "jet_mass", "px", "py", "pz", "energy", "n_constituents", "label")
 
 
 def contest_prepare(folder: Path, jets: int, rounds: int) -> list[Line]:
-    """Prepare a jets table, sort its packed rows once, and write as many bytes."""
+    """Prepare a jets table, sort its packed rows once, and write as many bytes: the last of these is the floor."""
     table, packed = folder / "jets", folder / "packed"
     rows = _write_jets(table, jets)
     _write_packed(packed, table)
@@ -57,18 +58,21 @@ def contest_prepare(folder: Path, jets: int, rounds: int) -> list[Line]:
 
     contestants = [
         Contestant("one Spark sort of the packed rows", sort, rows, size, "reference; a third of the bytes"),
-        Contestant("disk: write and fsync of the tensors", _writer(folder / "raw", size), rows, size),
+        Contestant("disk: write and fsync of the tensors", writer(folder / "raw", size), rows, size),
         Contestant("sparton prepare", prepare, rows, size, "whole stage, read back and checked"),
     ]
     pin(os.cpu_count() or 1)
     try:
-        return compete("prepare", contestants, rounds, disk_bandwidth(folder))
+        return compete("prepare", contestants, rounds, write_bandwidth(folder), {"sparton prepare": PREPARE_GOAL})
     finally:
         spark.stop()
 
 
 def contest_ingest(folder: Path, jets: int, rounds: int) -> list[Line]:
-    """Ingest HLS4ML files of the published size by the stage on one and two cores, and by a script of few lines."""
+    """Ingest HLS4ML files of the published size by the stage on one and two cores, and by a script of few lines.
+
+    The floor is reading the files' bytes once, on one core.
+    """
     files, tiny = folder / "hls4ml", folder / "tiny"
     for path, numbers, count in (
         (files, range(-(-jets // JETS_PER_HLS4ML)), JETS_PER_HLS4ML),
@@ -91,7 +95,7 @@ def contest_ingest(folder: Path, jets: int, rounds: int) -> list[Line]:
         *(_ingest(folder, cores, files, tiny, jets, size) for cores in (1, 2)),
     ]
     goals = {"sparton ingest, 1 core": ">= 0.7", "sparton ingest, 2 cores": "twice that of 1 core"}
-    return compete("ingest", contestants, rounds, disk_bandwidth(folder), goals)
+    return compete("ingest", contestants, rounds, read_bandwidth(sources), goals)
 
 
 def _ingest(folder: Path, cores: int, files: Path, tiny: Path, jets: int, size: int) -> Contestant:
@@ -159,26 +163,6 @@ def _write_packed(folder: Path, jets: Path) -> None:
         content = pa.Array.from_buffers(pa.binary(), table.num_rows, buffers)
         key = rng.integers(0, 2**62, table.num_rows)
         pq.write_table(pa.table({"key": key, "constituents": content}), folder / path.name)
-
-
-def _writer(path: Path, size: int) -> Callable[[], None]:
-    content = np.random.default_rng(0).bytes(min(size, DISK_BYTES))
-
-    def run() -> None:
-        with open(path, "wb") as stream:
-            for start in range(0, size, len(content)):
-                stream.write(content[: size - start])
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    return run
-
-
-def disk_bandwidth(folder: Path) -> float:
-    """Return the bytes/s at which new data reach the disk."""
-    from parts.contest import seconds_of
-
-    return DISK_BYTES / seconds_of(_writer(folder / "disk", DISK_BYTES))
 
 
 def _plain(sources: list[Path], target: Path) -> None:

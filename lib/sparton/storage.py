@@ -31,6 +31,10 @@ RENAME_EXCHANGE = 2  # flag of renameat2(2)
 AT_FDCWD = -100
 DBFS_MOUNT = "/dbfs"
 IDENTITY = ("size", "ino", "mtime", "ETag", "etag")  # what file systems tell of a file; those that lack one give None
+VERSION = ("mtime", "modificationTime", "LastModified", "last_modified", "updated", "ETag", "etag", "generation")
+"""What tells one content of a file from another, under the names that file systems have for it. Machines that share
+storage agree on these, but not on inodes."""
+
 RENAMING = frozenset({"file", "local", "hdfs", "arrow_hdfs", "webhdfs", "sftp", "ssh", "smb"})
 """Protocols that rename a folder in one step."""
 
@@ -130,6 +134,16 @@ def size(path: str) -> int:
     """Return the size of a file in bytes."""
     filesystem, inner = filesystem_of(path)
     return int(filesystem.size(inner))
+
+
+def version(path: str) -> tuple[int, str]:
+    """Return the size of a file in bytes and what storage tells of its content: time of change, tag.
+
+    The text is empty where storage tells neither.
+    """
+    filesystem, inner = filesystem_of(path)
+    found = filesystem.info(inner)
+    return int(found["size"]), " ".join(f"{key}={found[key]}" for key in VERSION if found.get(key) is not None)
 
 
 def modified(path: str) -> str:

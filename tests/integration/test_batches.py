@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -282,6 +283,18 @@ def test_impossible_requests_are_refused(stored: tuple[str, Manifest]) -> None:
         batches(*stored, "train", plan_epoch([40, 40], 1, 4, 0, 0), 0)
     with pytest.raises(DataError, match="no split 'other'"):
         batches(*stored, "other", plan, 0)
+
+
+def test_readers_do_not_say_that_a_set_was_not_made_by_petastorm(
+    stored: tuple[str, Manifest], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        read(stored, plan_of(stored[1]))
+        logging.getLogger("petastorm.etl.dataset_metadata").info("another message")
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("petastorm.etl")]
+    assert not any("Unischema" in message for message in said)
+    assert said[-1] == "another message"
+    assert len(said) > 1  # nothing else of Petastorm's is kept back
 
 
 def test_odd_folder_names_and_remote_storage_are_read(tmp_path: Path) -> None:

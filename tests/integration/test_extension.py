@@ -18,6 +18,7 @@ from sparton.data.layout import shuffle_key, split_of
 from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.prepare import write_training_set
 from sparton.data.settings import PrepareSettings
+from sparton.data.source_files import find_sources, read_sources
 from sparton.errors import DataError, UsageError
 from sparton.pipeline import PipelineSettings
 from tests.synthetic import jets_table
@@ -85,8 +86,10 @@ def made(
     (root / "jets").mkdir()
     for index in range(2):
         pq.write_table(doubled.slice(index * 150, 150), root / "jets" / f"part {index}.parquet")
-    jets = spark.read.parquet(str(root / "jets"))
-    return root / "set", root / "jets", write_training_set(spark, jets, SETTINGS, str(root / "set"))
+    sources = find_sources(spark, str(root / "jets"))
+    jets = read_sources(spark, str(root / "jets"), sources)
+    manifest = write_training_set(spark, jets, SETTINGS, str(root / "set"), {}, sources, str(root / "jets"))
+    return root / "set", root / "jets", manifest
 
 
 def test_one_of_each_double_is_kept_and_the_others_are_named(made: tuple[Path, Path, Manifest]) -> None:
@@ -104,6 +107,8 @@ def test_one_of_each_double_is_kept_and_the_others_are_named(made: tuple[Path, P
         ("part 0.parquet", 9, 1009, "null"),
         ("part 0.parquet", 11, 1011, "negative_energy"),
     ]
+    for row in rejected:
+        assert row["sha256"] == storage.sha256(str(jets / Path(row["file"]).name))
     doubles = [row for row in rejected if row["reason"] == "duplicate_jet_id"]
     assert sorted(row["jet_id"] for row in doubles) == [1060, 1060, 1061]
     for row in doubles:
@@ -160,8 +165,8 @@ def test_an_extension_adds_each_new_jet_once(grown: Path) -> None:
     assert ids_in(grown / "set", manifest) == sorted({*range(700)} - {500, 501, 502})
     assert manifest.counts.rejected == {"duplicate_jet_id": 3}
     assert (manifest.counts.read, manifest.counts.kept, manifest.extensions) == (700, 697, 1)
-    known = {row["jet_id"] for row in rejected_in(grown / "set")}
-    assert known == {3, 400, 601}
+    known = {(row["jet_id"], row["sha256"]) for row in rejected_in(grown / "set")}
+    assert known == {(jet, storage.sha256(str(grown / "jets" / "b.parquet"))) for jet in (3, 400, 601)}
     for number, split in enumerate(SPLITS):
         ids = content(grown / "set", manifest, split).column("jet_id").to_numpy()
         assert set(split_of(ids, tuple(SPLITS.values())).tolist()) == {number}
@@ -253,11 +258,10 @@ def test_a_full_disk_leaves_the_old_set(spark: SparkSession, small_disk: Path, t
     pipeline.prepare(settings_in(tmp_path), output=str(output))
     before = sorted((path, path.stat().st_ino) for path in small_disk.rglob("*"))
     pq.write_table(jets_table(900, seed=2, first_id=100), jets / "b.parquet")
-    for append in (True, False):
-        with pytest.raises(DataError, match=rf"^writing shards to {output}\S+: .*No space left on device$") as error:
-            pipeline.prepare(settings_in(tmp_path), output=str(output), append=append)
-        assert len(str(error.value).splitlines()) == 1
-        assert sorted((path, path.stat().st_ino) for path in small_disk.rglob("*")) == before
+    with pytest.raises(DataError, match=rf"^writing shards to {output}\S+: .*No space left on device$") as error:
+        pipeline.prepare(settings_in(tmp_path), output=str(output), append=True)
+    assert len(str(error.value).splitlines()) == 1
+    assert sorted((path, path.stat().st_ino) for path in small_disk.rglob("*")) == before
     assert pipeline.info(str(output), verify=True).problems == []
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     pipeline.prepare(settings_in(tmp_path), output=str(output), append=True)

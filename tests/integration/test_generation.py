@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from sparton.data import generation
@@ -43,8 +43,12 @@ def read(folder: Path) -> pa.Table:
 @pytest.fixture(scope="module")
 def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("jets") / "table"
-    generation.generate_table(spark, SETTINGS).write.parquet(str(target))
+    tagged(spark).write.parquet(str(target))
     return target
+
+
+def tagged(spark: SparkSession) -> DataFrame:
+    return generation.tagged(generation.generate_table(spark, SETTINGS), generation.generation_metadata(SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def nullable(schema: StructType) -> StructType:
 
 def test_the_schema_is_that_of_the_jets_table(spark: SparkSession, folder: Path) -> None:
     assert generation.generate_table(spark, SETTINGS).schema == JETS_SCHEMA
-    assert spark.read.parquet(str(folder)).schema == nullable(JETS_SCHEMA)
+    assert spark.read.parquet(str(folder)).schema == nullable(tagged(spark).schema)
 
 
 def test_the_table_is_the_chunks_generated_one_by_one(table: pa.Table) -> None:
@@ -166,28 +170,26 @@ def test_more_chunks_than_identifiers_are_refused() -> None:
         generation.plan_chunks(many)
 
 
-def test_the_footer_of_every_file_tells_how_it_was_made(spark: SparkSession, tmp_path: Path) -> None:
-    made = SETTINGS.model_copy(update={"processes": ("W",)})
-    metadata = generation.generation_metadata(made)
-    generation.tagged(generation.generate_table(spark, made), metadata).write.parquet(str(tmp_path / "jets"))
-    files = parquet_files(tmp_path / "jets")
-    assert len(files) == 2
+def test_the_footer_of_every_file_tells_how_it_was_made(folder: Path) -> None:
+    metadata = generation.generation_metadata(SETTINGS)
+    files = parquet_files(folder)
+    assert len(files) == len(generation.plan_chunks(SETTINGS))
     for file in files:
         footer = json.loads(pq.read_schema(file).metadata[b"org.apache.spark.sql.parquet.row.metadata"])
         assert json.loads(footer["fields"][0]["metadata"][generation.METADATA_KEY]) == metadata
 
 
-def executors_and_table(master: str, executors: int, folder: Path) -> pa.Table:
-    """Generate the table in a Spark application of its own, which has this many executors."""
+def table_of_two_executors(folder: Path) -> pa.Table:
+    """Generate the table in a Spark application of its own, whose two executors are processes of their own."""
     script = (
         "from sparton.data.generation import generate_table\n"
         "from sparton.distributed import slots\n"
         "from sparton.physics.settings import GenerationSettings\n"
         "from sparton.pipeline.session import SparkSettings, spark_session\n"
-        f"spark = spark_session(SparkSettings(master={master!r}), 'generation')\n"
-        f"slots.require(spark.sparkContext, {executors})\n"
+        "spark = spark_session(SparkSettings(master='local-cluster[2,1,1024]'), 'generation')\n"
+        "slots.require(spark.sparkContext, 2)\n"
         "found = spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()\n"
-        f"assert len(list(found)) == {executors} + (not spark.sparkContext.master.startswith('local[')), list(found)\n"
+        "assert len(list(found)) == 3, list(found)  # and the driver\n"
         f"settings = GenerationSettings.model_validate_json({SETTINGS.model_dump_json()!r})\n"
         f"generate_table(spark, settings).write.parquet({str(folder)!r})\n"
     )
@@ -197,19 +199,11 @@ def executors_and_table(master: str, executors: int, folder: Path) -> pa.Table:
 
 
 def test_executors_do_not_matter(table: pa.Table, tmp_path: Path) -> None:
-    """One slot in the driver's process, and two executors in processes of their own, make the same rows."""
-    alone = executors_and_table("local[1]", 1, tmp_path / "alone")
-    spread = executors_and_table("local-cluster[2,1,1024]", 2, tmp_path / "spread")
-    assert alone.num_rows == 60
-    for column in alone.column_names:
-        assert spread[column].equals(alone[column]), column
-    assert alone.equals(table)
-
-
-def test_a_selection_that_is_too_tight_reaches_the_driver(spark: SparkSession) -> None:
-    tight = GenerationSettings(processes=("Z",), jets_per_process=5, pt_min=1000.0, pt_max=1000.001)
-    with pytest.raises(Exception, match=r"DataError: Z: only \d of 5 jets after \d+ events"):
-        generation.generate_table(spark, tight).collect()
+    """Two executors in processes of their own make the rows that the driver's process makes."""
+    spread = table_of_two_executors(tmp_path / "spread")
+    assert spread.num_rows == 60
+    for column in table.column_names:
+        assert spread[column].equals(table[column]), column
 
 
 def test_executors_must_have_the_drivers_versions() -> None:

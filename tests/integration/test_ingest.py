@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,12 @@ import pytest
 from sparton import publication
 from sparton.config import load_config
 from sparton.data.events import events_view
-from sparton.data.ingest import read_ingest_record
+from sparton.data.ingest import read_ingest_record, write_jets
+from sparton.data.ingest_plan import SourceFile
+from sparton.data.ingest_settings import IngestSettings
+from sparton.data.ingest_tasks import examine_files
+from sparton.data.sources import identity
+from sparton.data.sources.registry import make_source
 from sparton.errors import DataError, UsageError
 from sparton.physics.jets import Jets
 from sparton.pipeline import PipelineSettings, info, ingest
@@ -216,14 +222,22 @@ def test_unknown_label(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> 
     assert result.summary["jets"] + result.summary["rejected jets"]["unknown_label"] == 150
 
 
-def test_append_adds_what_is_new(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
+def test_append_adds_what_is_new(
+    source: tuple[Path, dict[str, Jets]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files whose checksums begin alike, too: those in the table keep their identifiers, new ones get others."""
+    monkeypatch.setattr(identity, "file_bits", lambda sha256, salt=0, turn=0: 7 + turn)
     folder = source[0]
     run(tmp_path, [folder / "a.h5"], append=True)
+    before_ids = set(table(tmp_path).column("jet_id").to_pylist())
     before = {path.name: path.stat().st_ino for path in (tmp_path / "jets").glob("*.parquet")}
     before_rows = table(tmp_path).num_rows
     more = [folder / "copy.h5", folder / "c.h5", folder / "cut.h5"]
     result = run(tmp_path, more, "ingest.max_rejected=1", append=True)
     assert result.summary["jets"] == table(tmp_path).num_rows == 450
+    ids = set(table(tmp_path).column("jet_id").to_pylist())
+    assert len(ids) == 450
+    assert before_ids < ids
     added = {name: result.summary[name] for name in ("new files", "jets added", "rejected in new files")}
     assert added == {"new files": 1, "jets added": 450 - before_rows, "rejected in new files": 0}
     after = {path.name: path.stat().st_ino for path in (tmp_path / "jets").glob("*.parquet")}
@@ -237,6 +251,24 @@ def test_append_adds_what_is_new(source: tuple[Path, dict[str, Jets]], tmp_path:
     assert info(str(tmp_path / "jets"), verify=True).problems == []
     with pytest.raises(UsageError, match="they must be the same"):
         run(tmp_path, [folder / "b.h5"], "ingest.hls4ml.jet_columns=[multiplicity]", append=True)
+
+
+def test_a_file_replaced_while_it_is_read_gives_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    """By one with as many rows, after its checksum was taken; its jets come out of the copy that was left out."""
+    inputs = [tmp_path / name for name in ("a.h5", "b.h5", "copy.h5")]
+    layouts.write_hls4ml(inputs[0], *random_jets(30, seed=1))
+    layouts.write_hls4ml(inputs[1], *random_jets(20, seed=2))
+    shutil.copy(*inputs[::2])
+    expected = np.concatenate([random_jets(count, seed)[0].jet_pt for count, seed in ((30, 1), (20, 2))])
+    settings = IngestSettings(max_rejected=1)
+    paths = [str(path) for path in inputs]
+    found = examine_files(spark, make_source("hls4ml", settings.hls4ml), paths)
+    layouts.write_hls4ml(inputs[0], *random_jets(30, seed=3))
+    record = write_jets(spark, paths, settings, str(tmp_path / "jets"), found)
+    assert [(source.reason, source.jets) for source in record.sources] == [("changed", 0), ("", 20), ("", 30)]
+    assert sorted(table(tmp_path).column("jet_pt").to_pylist()) == sorted(expected.tolist())
+    (row,) = quarantine(tmp_path / "jets" / "_quarantine")
+    assert (row["file"], row["reason"], row["sha256"]) == (paths[0], "changed", record.sources[2].sha256)
 
 
 def test_a_file_that_changed_since_its_jets_were_taken_is_not_taken_again(tmp_path: Path) -> None:
@@ -359,32 +391,29 @@ def test_events_view(spark: SparkSession, tmp_path: Path) -> None:
     assert np.allclose(view["dijet_mass"], mass, rtol=1e-4)
 
 
-def test_a_file_that_may_not_be_read_is_set_aside(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:
-    for name in ("a.h5", "c.h5"):
-        shutil.copy(source[0] / name, tmp_path / name)
-    (tmp_path / "c.h5").chmod(0)
-    command = [
-        sys.executable,
-        "-m",
-        "sparton",
-        "ingest",
-        "--input",
-        str(tmp_path),
-        "--workspace",
-        str(tmp_path / "out"),
-    ]
-    command += ["--workspace", str(tmp_path / "out"), "--format", "hls4ml", "--master", "local[1]"]
-    refused = unprivileged.run(command)
-    assert refused.returncode == 1
-    assert "permission_denied" in refused.stderr
-    assert "--max-rejected" in refused.stderr
-    assert not (tmp_path / "out" / "jets").exists()
-    ended = unprivileged.run([*command, "--max-rejected", "0.5"])
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert table(tmp_path / "out").num_rows == 300
-    (row,) = quarantine(tmp_path / "out" / "jets" / "_quarantine")
-    assert row["reason"] == "permission_denied"
-    assert row["file"].endswith("c.h5")
+EXAMINE = """
+import dataclasses, json, sys
+from sparton.data.ingest_plan import examine_file
+from sparton.data.sources.registry import OPTIONS, make_source
+source = make_source("hls4ml", OPTIONS["hls4ml"]())
+print(json.dumps([dataclasses.asdict(examine_file(source, path)) for path in sys.argv[1:]]))
+"""
+
+
+def test_a_file_that_may_not_be_read_is_set_aside(
+    spark: SparkSession, source: tuple[Path, dict[str, Jets]], tmp_path: Path
+) -> None:
+    """As it is to a user without the right, which the user who runs the tests may have."""
+    paths = [str(shutil.copy(source[0] / name, tmp_path)) for name in ("a.h5", "c.h5")]
+    Path(paths[1]).chmod(0)
+    ended = unprivileged.run([sys.executable, "-c", EXAMINE, *paths])
+    found = [SourceFile(**file) for file in json.loads(ended.stdout)]
+    with pytest.raises(DataError, match=r"1 of 2 files rejected \(permission_denied 1\).*--max-rejected"):
+        write_jets(spark, paths, IngestSettings(), str(tmp_path / "refused"), found)
+    write_jets(spark, paths, IngestSettings(max_rejected=0.5), str(tmp_path / "jets"), found)
+    assert table(tmp_path).num_rows == 300
+    (row,) = quarantine(tmp_path / "jets" / "_quarantine")
+    assert (row["file"], row["reason"]) == (paths[1], "permission_denied")
 
 
 def test_second_run_on_one_output_is_refused(source: tuple[Path, dict[str, Jets]], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from sparton.data.routing import spark_hash
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
-from sparton.data.source_files import find_sources, located, read_sources
+from sparton.data.source_files import find_sources, located, read_sources, require_unchanged
 from sparton.data.target import TargetMass
 from sparton.data.verification import verify_written
 from sparton.errors import DataError, UsageError
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 JETS = 2500
 PARTICLES = 24
+FEWER, SAMPLE = 1000, 300
 SETTINGS = PrepareSettings(features=FeatureSpec(n_particles=PARTICLES), rows_per_shard=128, seed=11)
 ENCODER = JetsEncoder(SETTINGS)
 GROOMED_MASS = TargetMass(definition="soft_drop", symmetry_cut=0.3, beta=0.0)
@@ -176,20 +177,26 @@ def test_bytes_do_not_depend_on_the_input_partitioning(
 
 
 @pytest.fixture(scope="module")
-def groomed(spark: SparkSession, stored: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    """A set whose target is 8 quantile bins of the soft-drop mass, of the 700 jets with the smallest hashes."""
+def fewer(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A part of the jets: grooming costs most of what a set takes to make."""
+    return store(table.slice(0, FEWER), tmp_path_factory.mktemp("fewer") / "table", 2)
+
+
+@pytest.fixture(scope="module")
+def groomed(spark: SparkSession, fewer: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A set whose target is 8 quantile bins of the soft-drop mass, of the jets with the smallest hashes."""
     folder = tmp_path_factory.mktemp("groomed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "find_edges", partial(find_edges, sample=700))
-        return folder, write_training_set(spark, spark.read.parquet(stored), GROOMED, str(folder))
+        patch.setattr(prepare, "find_edges", partial(find_edges, sample=SAMPLE))
+        return folder, write_training_set(spark, spark.read.parquet(fewer), GROOMED, str(folder))
 
 
 def test_quantile_bins_are_those_of_a_sample_by_hash(table: pa.Table, groomed: tuple[Path, Manifest]) -> None:
     folder, manifest = groomed
-    rows = screen(table).rows
+    rows = screen(table.slice(0, FEWER)).rows
     kept = rows.select((rows.jets.jet_mass > 10) & (rows.jets.jet_mass < 200))
     masses = dict(zip(kept.jet_id.tolist(), soft_drop_mass(kept.jets, 0.3, 0.0).astype(np.float64), strict=True))
-    sample = kept.jet_id[np.argsort(shuffle_key(kept.jet_id, SAMPLE_SEED))[:700]].tolist()
+    sample = kept.jet_id[np.argsort(shuffle_key(kept.jet_id, SAMPLE_SEED))[:SAMPLE]].tolist()
     expected = np.percentile([masses[jet] for jet in sample], np.arange(1, 8) * 12.5)
     assert manifest.mass_bin_edges == (0.0, *expected.tolist())
     assert manifest.n_targets == 8
@@ -198,7 +205,7 @@ def test_quantile_bins_are_those_of_a_sample_by_hash(table: pa.Table, groomed: t
     target, ids = stored_rows.column("target").to_numpy(), stored_rows.column("jet_id").to_pylist()
     assert np.array_equal(target, np.digitize([masses[jet] for jet in ids], manifest.mass_bin_edges) - 1)
     population, share = np.bincount(target, minlength=8), len(target) / 8
-    assert np.all(np.abs(population - share) < 5 * share * np.sqrt(8 / 700))
+    assert np.all(np.abs(population - share) < 5 * share * np.sqrt(8 / SAMPLE))
 
 
 def test_quantile_edges_do_not_depend_on_the_partitioning_and_an_extension_keeps_them(
@@ -208,8 +215,8 @@ def test_quantile_edges_do_not_depend_on_the_partitioning_and_an_extension_keeps
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prepare, "find_edges", partial(find_edges, sample=700))
-    shuffled = table.take(np.random.default_rng(0).permutation(JETS))
+    monkeypatch.setattr(prepare, "find_edges", partial(find_edges, sample=SAMPLE))
+    shuffled = table.take(np.random.default_rng(0).permutation(FEWER))
     jets = spark.read.parquet(store(shuffled, tmp_path / "jets", 7))
     manifest = write_training_set(spark, jets, GROOMED, str(tmp_path / "set"))
     assert manifest == groomed[1]
@@ -222,14 +229,14 @@ def test_quantile_edges_do_not_depend_on_the_partitioning_and_an_extension_keeps
 
 
 def test_peaks_are_those_of_the_mass_and_an_extension_keeps_them(
-    spark: SparkSession, table: pa.Table, stored: str, tmp_path: Path
+    spark: SparkSession, table: pa.Table, fewer: str, tmp_path: Path
 ) -> None:
     features = FeatureSpec(
         mass_bin_edges=(), n_particles=PARTICLES, mass_peaks=2, mass=GROOMED_MASS, further_masses=(TargetMass(),)
     )
     settings = SETTINGS.model_copy(update={"features": features})
-    manifest = write_training_set(spark, spark.read.parquet(stored), settings, str(tmp_path / "set"))
-    rows = screen(table).rows
+    manifest = write_training_set(spark, spark.read.parquet(fewer), settings, str(tmp_path / "set"))
+    rows = screen(table.slice(0, FEWER)).rows
     kept = rows.select((rows.jets.jet_mass > 10) & (rows.jets.jet_mass < 200))
     masses = np.stack([soft_drop_mass(kept.jets, 0.3, 0.0), kept.jets.jet_mass], axis=1)
     assert manifest.mass_peaks == find_peaks(masses[:, 0], 2)
@@ -432,6 +439,24 @@ def test_a_table_that_is_not_what_its_record_says_is_refused(spark: SparkSession
     assert not (tmp_path / "set").exists()
 
 
+def test_a_file_replaced_while_it_is_read_is_noticed(spark: SparkSession, tmp_path: Path) -> None:
+    """By one of the same size, whose rows have the same ids; one that was only touched is no reason to stop."""
+    table, folder = jets_table(60), str(tmp_path / "table")
+    turned = table.set_column(0, table.schema.field(0), table.column(0)[::-1])
+    (tmp_path / "table").mkdir()
+    write = partial(pq.write_table, where=tmp_path / "table" / "a.parquet", compression="none", use_dictionary=False)
+    write(table)
+    sources = find_sources(spark, folder)
+    rows = read_sources(spark, folder, sources)
+    write(table)
+    require_unchanged(folder, sources)
+    write(turned)
+    assert (tmp_path / "table" / "a.parquet").stat().st_size == sources[0].file.bytes
+    settings = SETTINGS.model_copy(update={"mass_window": None})
+    with pytest.raises(DataError, match=r"a\.parquet: it was replaced while it was read; run it again"):
+        write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, sources, folder)
+
+
 def test_a_damaged_file_is_no_loss_without_a_word(spark: SparkSession, tmp_path: Path) -> None:
     """Neither where Spark is told to pass over damaged files, nor where it does so for another reason."""
     table = jets_table(300)
@@ -447,10 +472,10 @@ def test_a_damaged_file_is_no_loss_without_a_word(spark: SparkSession, tmp_path:
     try:
         rows = read_sources(spark, str(tmp_path / "table"), sources)
         with pytest.raises(DataError):
-            write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, [source.file for source in sources])
+            write_training_set(spark, rows, settings, str(tmp_path / "set"), {}, sources, str(tmp_path / "table"))
         loose = spark.read.parquet(str(tmp_path / "table"))
         with pytest.raises(DataError, match="200 rows were read of 3 files that hold 300"):
-            write_training_set(spark, loose, settings, str(tmp_path / "other"), {}, [one.file for one in sources])
+            write_training_set(spark, loose, settings, str(tmp_path / "other"), {}, sources, str(tmp_path / "table"))
     finally:
         spark.conf.unset("spark.sql.files.ignoreCorruptFiles")
 

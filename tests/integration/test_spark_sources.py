@@ -15,7 +15,7 @@ import pytest
 from sparton.config import load_config
 from sparton.data.schema import JETS_SCHEMA
 from sparton.data.sources.reading import parse_options
-from sparton.data.sources.spark_sources import read_jets, register
+from sparton.data.sources.spark_sources import read_jets, register, repeated_jet_ids
 from sparton.errors import ConfigError, DataError, UsageError
 from sparton.pipeline import PipelineSettings, ingest
 from tests import layouts
@@ -78,6 +78,13 @@ def test_bad_jets_and_files_fail_unless_dropped(spark: SparkSession, folder: Pat
     with pytest.raises(DataError, match=r"empty\.h5: empty_file"):
         read_jets(spark, str(tmp_path), "hls4ml")
     assert read_jets(spark, str(tmp_path), "hls4ml", {"on_bad": "drop"}).count() == 19
+
+
+def test_identifiers_that_files_bring_along_and_that_repeat_are_found(spark: SparkSession, tmp_path: Path) -> None:
+    for name, first in (("a", 0), ("b", 28)):
+        pq.write_table(jets_table(30, seed=first, first_id=first), tmp_path / f"{name}.parquet")
+    jets = read_jets(spark, str(tmp_path), "parquet")
+    assert sorted(map(tuple, repeated_jet_ids(jets).collect())) == [(28, 2), (29, 2)]
 
 
 def test_wrong_options() -> None:

@@ -21,7 +21,7 @@ import pytest
 from sparton.config import load_config
 from sparton.data.ingest import read_ingest_record
 from sparton.errors import DataError, UsageError
-from sparton.pipeline import PipelineSettings, ingest, watch
+from sparton.pipeline import PipelineSettings, watch
 from sparton.pipeline.stage import StageResult
 from tests import layouts
 from tests.synthetic import random_jets
@@ -96,7 +96,7 @@ def test_neither_age_nor_name_lets_a_file_be_passed_over(spark: SparkSession, in
     old = inbox.parent / "old"
     shutil.copy(files[2], old)
     os.utime(old, (1e9, 1e9))  # as out of an archive
-    old.rename(inbox / "x1.h5")
+    old.rename(inbox / "X1.H5")
     look(inbox)
     expect(inbox, 123)
 
@@ -152,14 +152,6 @@ def test_bad_files_within_the_limit_are_set_aside(spark: SparkSession, inbox: Pa
     assert record is not None
     assert sorted(source.reason for source in record.sources) == ["", "unreadable"]
     expect(inbox, 40)
-
-
-def test_suffixes_are_read_in_any_case(spark: SparkSession, inbox: Path, files: list[Path]) -> None:
-    shutil.copy(files[0], inbox / "A.H5")
-    look(inbox)
-    expect(inbox, 40)
-    found = ingest(settings(inbox), input=str(inbox), output=str(inbox.parent / "other"))
-    assert found.summary["jets"] == 40
 
 
 def test_a_file_that_was_empty_at_first_is_taken_when_it_has_content(

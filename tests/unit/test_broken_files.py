@@ -21,11 +21,12 @@ import pytest
 import uproot
 from fsspec.implementations.memory import MemoryFileSystem
 
+from sparton.data.ingest import IngestRecord
 from sparton.data.ingest import _source_records as source_records
 from sparton.data.ingest import _without_failures as without_failures
-from sparton.data.ingest_plan import Part, SourceFile, check_identities, examine_file, split_work, without_doubles
+from sparton.data.ingest_plan import Part, SourceFile, examine_file, split_work, with_bits, without_doubles
 from sparton.data.ingest_settings import IngestSettings
-from sparton.data.ingest_tasks import Failure, IngestJob, IngestTask, TaskResult, run_task
+from sparton.data.ingest_tasks import Failure, FileCount, IngestJob, IngestTask, TaskResult, run_task
 from sparton.data.sources import identity
 from sparton.data.sources.block import BadFileError, JetBlock, bad_file, read_blocks
 from sparton.data.sources.jets import JetsOptions, JetsParquet
@@ -121,8 +122,8 @@ class Refusing(MemoryFileSystem):
     def _open(self, *arguments: Any, **keywords: Any) -> Any:
         raise self.answer
 
-    def size(self, path: str) -> int:
-        return 10
+    def info(self, path: str, **keywords: Any) -> dict[str, Any]:
+        return {"name": path, "size": 10, "type": "file"}
 
 
 @pytest.fixture
@@ -176,11 +177,12 @@ class Forgetful(JetsParquet):
 def test_rows_that_a_reader_left_out_are_missed(tmp_path: Path) -> None:
     pq.write_table(jets_table(20), tmp_path / "a.parquet")
     source = Forgetful(JetsOptions())
-    file = examine_file(source, str(tmp_path / "a.parquet"))
+    (file,) = with_bits([examine_file(source, str(tmp_path / "a.parquet"))], salt=0)
     job = IngestJob(source, (file,), str(tmp_path), "jets", IngestSettings(format="parquet"))
-    result = run_task(job, IngestTask(0, (Part(0, 0, 20),)))
-    with pytest.raises(DataError, match=r"a\.parquet: 19 rows were read, expected 20"):
-        source_records(job, [result])
+    with pytest.raises(DataError, match=r"a\.parquet: 19 rows were read, expected 20 from row 0 on"):
+        run_task(job, IngestTask(0, (Part(0, 0, 20),)))
+    with pytest.raises(DataError, match=r"a\.parquet: 10 rows were read, expected 20"):
+        source_records(job, [TaskResult(number=0, counts=(FileCount(file=0, rows=10, jets=10),))])
 
 
 def test_damage_inside_is_met_while_reading(tmp_path: Path) -> None:
@@ -298,16 +300,33 @@ def test_work_is_split_without_loss(slots: int, task_bytes: int) -> None:
     assert max(size) <= max(task_bytes, step) + step
 
 
-def test_doubles_and_shared_bits() -> None:
+def test_doubles() -> None:
     one, two, three = files((10, 100), (10, 100), (10, 100))
     two = SourceFile("copy", 100, one.sha256, 10, 10, 1, "", "")
     marked = without_doubles([one, two, three])
     assert [file.reason for file in marked] == ["", "duplicate_file", ""]
     assert marked[1].detail == "same content as f0"
-    near = {"a" * 8 + "0" * 56: "first", "a" * 8 + "1" * 56: "second"}
-    with pytest.raises(DataError, match=r"second and first: .*set another ingest\.salt"):
-        check_identities(near, 0)
-    check_identities(near, 1)
+
+
+def test_files_whose_checksums_begin_alike_get_different_bits() -> None:
+    """Whatever their order; a file that is in the table already keeps its own, in records of earlier versions too."""
+    found = [
+        SourceFile(name, 1, "a" * 8 + end * 56, 1, 1, 1, reason, "")
+        for name, end, reason in (("c", "2", ""), ("a", "0", ""), ("bad", "1", "unreadable"), ("b", "1", ""))
+    ]
+    bits = {file.path: file.bits for file in with_bits(found, salt=0)}
+    assert bits["bad"] is None
+    assert bits["a"] == int("a" * 8, 16)
+    assert len({bits["a"], bits["b"], bits["c"]}) == 3
+    assert {file.path: file.bits for file in with_bits(found[::-1], salt=0)} == bits
+    assert {file.path: file.bits for file in with_bits(found, salt=1)} != bits
+    old = {"path": "c", "bytes": 1, "sha256": found[0].sha256, "rows": 1, "jets": 1}
+    told = {"format": "hls4ml", "version": "0", "settings": {"salt": 0}, "extra_columns": (), "files": {}}
+    for held in (old, old | {"bits": int("a" * 8, 16)}):
+        record = IngestRecord.model_validate(told | {"sources": (held,)})
+        (new,) = with_bits(found[1:2], 0, record.bits())
+        assert record.bits() == {int("a" * 8, 16)}
+        assert new.bits not in record.bits()
 
 
 def test_identifiers_do_not_meet() -> None:
@@ -332,6 +351,23 @@ def test_doubles_are_sought_anew_without_a_file_that_turned_out_bad_later() -> N
     job, again = without_failures(job, tasks, {0: failed, 1: TaskResult(number=1), 2: TaskResult(number=2)})
     assert [file.reason for file in job.files] == ["unreadable", "", ""]
     assert [(task.number, task.parts, task.excluded.size) for task in again] == [(0, (), 0), (2, (Part(2, 0, 10),), 0)]
+
+
+def test_a_copy_takes_the_place_of_a_file_that_turned_out_bad() -> None:
+    one, other = files((10, 100), (10, 100))
+    copy = SourceFile("copy", 100, one.sha256, 10, 10, 1, "", "")
+    found = tuple(with_bits(without_doubles([one, other, copy]), salt=0))
+    job = IngestJob(JetsParquet(JetsOptions()), found, "", "jets", IngestSettings())
+    tasks = {0: IngestTask(0, (Part(0, 0, 10), Part(1, 0, 4))), 1: IngestTask(1, (Part(1, 4, 10),))}
+    failed = TaskResult(number=0, failure=Failure(file=0, reason="changed", detail="x"))
+    job, again = without_failures(job, tasks, {0: failed, 1: TaskResult(number=1)})
+    assert [file.reason for file in job.files] == ["changed", "", ""]
+    assert job.files[2].bits == found[0].bits
+    assert [(task.number, task.parts) for task in again] == [(0, (Part(2, 0, 10), Part(1, 0, 4)))]
+    failed = TaskResult(number=0, failure=Failure(file=2, reason="unreadable", detail="x"))
+    job, again = without_failures(job, {0: again[0], 1: tasks[1]}, {0: failed, 1: TaskResult(number=1)})
+    assert [file.reason for file in job.files] == ["changed", "", "unreadable"]
+    assert [task.parts for task in again] == [(Part(1, 0, 4),)]
 
 
 class Flow(io.BytesIO):

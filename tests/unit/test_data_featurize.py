@@ -83,6 +83,21 @@ def test_broken_rows_are_rejected_for_their_reason() -> None:
     assert screened.dropped.size == screened.reordered.size == 9
 
 
+def test_jets_without_pt_or_with_negative_mass_are_rejected() -> None:
+    table = jets_table(6, seed=5)
+    pt, mass = (table.column(name).to_pylist() for name in ("jet_pt", "jet_mass"))
+    pt[1], pt[2], mass[2], mass[4], mass[5] = 0.0, -1.0, -1.0, -1e-3, 0.0
+    table = with_column(with_column(table, "jet_pt", pt), "jet_mass", mass)
+    screened = screen(table)
+    assert dict(zip(screened.refused.row.tolist(), screened.refused.reason.tolist(), strict=True)) == {
+        1: "no_jet_pt",
+        2: "no_jet_pt",
+        4: "negative_mass",
+    }
+    assert screened.rows.jet_id.tolist() == [0, 3, 5]
+    assert screened.index.tolist() == [0, 3, 5]
+
+
 def test_a_broken_neighbour_changes_no_sound_jet() -> None:
     table, _ = broken_table()
     sound = jets_table(20, seed=5).slice(11)

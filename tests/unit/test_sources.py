@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import uproot
 
 from sparton.data.sources import root
 from sparton.data.sources.block import BLOCK_BYTES, JetBlock, measure, read_blocks
-from sparton.data.sources.registry import OPTIONS, SOURCES, make_source
+from sparton.data.sources.registry import OPTIONS, SOURCES, make_source, source_paths
 from sparton.data.sources.table import Origin, Sorted, sort_out
 from sparton.errors import UsageError
 from sparton.physics import kinematics
@@ -220,6 +221,19 @@ def test_jetclass(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
     assert np.allclose(column(found, "jet_sdmass"), mass)
 
 
+def test_jetclass_labels_that_are_no_truth_are_unknown(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
+    jets, label = made
+    truth = (label == "W").astype(np.float32)
+    truth[3], truth[4] = np.nan, 0.4
+    layouts.write_jetclass(tmp_path / "a.root", jets, np.where(label == "W", "", label), label_Wqq=truth)
+    found = read(tmp_path / "a.root", "jetclass")
+    assert [(row["row"], row["reason"]) for row in found.rejected.to_pylist()] == [
+        (3, "unknown_label"),
+        (4, "unknown_label"),
+    ]
+    assert found.good.column("label").to_pylist() == np.delete(label, [3, 4]).tolist()
+
+
 def test_pfnano(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
     jets, _ = made
     layouts.write_pfnano(tmp_path / "a.root", jets, per_event=3)
@@ -232,6 +246,38 @@ def test_pfnano(made: tuple[Jets, np.ndarray], tmp_path: Path) -> None:
     assert np.array_equal(jet - event, np.tile([0, 1, 2], JETS // 3))
     unweighted = read(tmp_path / "a.root", "pfnano", puppi=False).good
     assert np.allclose(column(unweighted, "energy"), 2 * jets.energy, rtol=1e-5)
+
+
+def test_pfnano_bad_links_cost_the_jets_that_they_touch(tmp_path: Path) -> None:
+    """Eight events of three jets: the jet whose candidate is not there, the events that cannot be matched."""
+    jets, _ = random_jets(24, seed=5)
+    layouts.write_pfnano(tmp_path / "a.root", jets, per_event=3)
+    with uproot.open(tmp_path / "a.root") as file:
+        names = [name for name in file["Events"].keys() if not name.startswith("n")]  # noqa: SIM118  # not a dict
+        columns = {name: file["Events"][name].array().to_list() for name in names}
+    jet, candidate = columns["FatJetPFCands_jetIdx"], columns["FatJetPFCands_pFCandsIdx"]
+    candidate[0][jet[0].index(1)] = 10_000  # the second jet of the first event
+    candidate[1][jet[1].index(2)] = -1  # the third of the next
+    jet[2][0] = 3  # there are three
+    candidate[3].pop()
+    columns["PFCands_mass"][4].pop()
+    columns["FatJet_eta"][5].pop()
+    jet[6] = [-1 if index == 0 else index for index in jet[6]]  # no links are no harm to others
+    layouts.write_tree(tmp_path / "b.root", "Events", columns)
+    found = read(tmp_path / "b.root", "pfnano", jet_columns=["msoftdrop"])
+    rejected = [(row["row"], row["jet_id"] % 64, row["reason"]) for row in found.rejected.to_pylist()]
+    assert sorted(rejected) == [
+        (0, 1, "bad_index"),
+        (1, 2, "bad_index"),
+        *((2, place, "bad_index") for place in range(3)),
+        *((row, place, "unequal_lengths") for row in (3, 4) for place in range(3)),
+        (5, 0, "unequal_lengths"),  # how many jets it has is not known
+        (6, 0, "no_constituents"),
+    ]
+    kept = [0, 2, 3, 4, 19, 20, 21, 22, 23]
+    assert_jets(found.good, jets.take(np.array(kept)), rtol=1e-6)
+    (block,) = blocks(tmp_path / "b.root", "pfnano")
+    assert block.rows == 8
 
 
 @pytest.mark.skipif(not PFNANO.exists(), reason="the CMS sample is not at hand; test_pfnano is its twin")
@@ -390,13 +436,38 @@ def opposite_pairs(n: int) -> Jets:
     return Jets.from_constituents(*values, jets.offsets)
 
 
+def test_suffixes_are_taken_in_small_and_capital_letters(tmp_path: Path) -> None:
+    names = {"hls4ml": "a.H5", "lhco": "b.Hdf5", "jetclass": "c.ROOT", "parquet": "d.PARQUET", "flat": "e.Parq"}
+    for name in (*names.values(), "notes.txt"):
+        (tmp_path / name).touch()
+    for name, file in names.items():
+        assert str(tmp_path / file) in source_paths([str(tmp_path)], SOURCES[name])
+    assert source_paths([str(tmp_path)], SOURCES["pfnano"]) == [str(tmp_path / "c.ROOT")]
+
+
+@pytest.mark.parametrize("name", ["flat", "parquet"])
+def test_further_columns_must_be_finite(name: str, tmp_path: Path) -> None:
+    path = write_any(name, random_jets(5, seed=3), tmp_path)
+    tau = pa.array([0.5, np.nan, np.inf, None, 1e300])
+    pq.write_table(pq.read_table(path).slice(0, 5).append_column("tau", tau), path)
+    found = read(path, name, jet_columns=["tau"])
+    assert [tuple(row[key] for key in ("row", "reason", "detail")) for row in found.rejected.to_pylist()] == [
+        (1, "not_finite", "tau is not finite"),
+        (2, "not_finite", "tau is not finite"),
+        (3, "null", "a required value is null"),
+        (4, "not_finite", "tau is not finite"),
+    ]
+
+
 def test_rejected_jets_say_what_was_found() -> None:
-    jets, _ = random_jets(6, seed=3)
+    jets, _ = random_jets(9, seed=3)
     first = jets.offsets[:-1]
     jets.py[first[1]], jets.jet_eta[2], jets.energy[first[3] + 1] = np.nan, np.inf, -2.5
-    label = pa.array(["W", "W", "W", "W", "x", None])
-    reason = np.array(["", "", "", "", "", "too_few_jets"], "U24")
-    block = JetBlock(np.arange(6), np.zeros(6, np.int64), jets, label, reason)
+    jets.jet_pt[6], jets.jet_mass[7] = 0, -0.25
+    label = pa.array(["W", "W", "W", "W", "x", None, "W", "W", "W"])
+    reason = np.array(["", "", "", "", "", "too_few_jets", "", "", ""], "U24")
+    extras = {"tau": np.array([0, 0, np.nan, 0, 0, 0, 0, 0, np.inf], np.float32)}
+    block = JetBlock(np.arange(9), np.zeros(9, np.int64), jets, label, reason, extras=extras)
     found = sort_out(block, Origin("a", "00", 7, False, "flat"), ("W",)).rejected.select(["reason", "detail"])
     assert [tuple(row.values()) for row in found.to_pylist()] == [
         ("not_finite", "py is not finite"),
@@ -404,4 +475,7 @@ def test_rejected_jets_say_what_was_found() -> None:
         ("negative_energy", "energy -2.5"),
         ("unknown_label", "label 'x'"),
         ("too_few_jets", "the event has fewer jets than are kept of each"),
+        ("no_jet_pt", "jet_pt 0"),
+        ("negative_mass", "jet_mass -0.25"),
+        ("not_finite", "tau is not finite"),
     ]

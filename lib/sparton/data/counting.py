@@ -20,7 +20,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from sparton.data.encoder import FILE, ROW, Encoder, Indices
 from sparton.data.layout import bucket_of, code_of, shuffle_key, split_of
 from sparton.data.manifest import Counts
-from sparton.data.quarantine_writer import quarantine_file, quarantined
+from sparton.data.quarantine_writer import Quarantine, quarantine_file
 from sparton.data.settings import SetSettings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Census:
         return replace(self, codes=kept_codes, rows=kept_rows, counts=counts)
 
 
-def take_census(df: DataFrame, encoder: Encoder, settings: SetSettings, quarantine: str | None = None) -> Census:
+def take_census(df: DataFrame, encoder: Encoder, settings: SetSettings, quarantine: Quarantine | None = None) -> Census:
     """Count the rows of a table per bucket, reading it once; only counts travel between machines.
 
     Parameters
@@ -63,7 +63,7 @@ def take_census(df: DataFrame, encoder: Encoder, settings: SetSettings, quaranti
     encoder, settings
         The kind of table, and the settings of the set.
     quarantine
-        Start of the paths of the files that rejected rows go to, one for each task that has some; None: nowhere.
+        Where rejected rows go, a file for each task that has some; None: nowhere.
     """
     names = _names(encoder)
     columns = dict.fromkeys((*encoder.columns, *(name for name in (FILE, ROW) if name in df.columns)))
@@ -102,15 +102,16 @@ def _count_batches(
     encoder: Encoder,
     settings: SetSettings,
     names: tuple[str, ...],
-    quarantine: str | None,
+    quarantine: Quarantine | None,
 ) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
     task = context.partitionId() if context else 0
-    with quarantine_file(f"{quarantine}-rejected-{task:05d}.parquet") as file:
+    start = quarantine.start if quarantine else ""
+    with quarantine_file(f"{start}-rejected-{task:05d}.parquet") as file:
         for batch in batches:
             sifted = encoder.sift(batch)
             if quarantine is not None and sifted.rejected.row.size:
-                file.add(quarantined(batch, encoder.source_ids(batch), sifted.rejected))
+                file.add(quarantine.rows(batch, encoder.source_ids(batch), sifted.rejected))
             tally = Counter({"read": batch.num_rows}) + sifted.rejected.counts() + sifted.tally
             codes, counts = count_ids(sifted.ids, settings)
             tallied = np.array([-1 - names.index(name) for name in tally], np.int64)

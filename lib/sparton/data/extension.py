@@ -19,7 +19,7 @@ from sparton import storage
 from sparton.data.counting import count_ids
 from sparton.data.encoder import FILE, ROW, Encoder, Indices, Rejected
 from sparton.data.manifest import SetManifest, Shard
-from sparton.data.quarantine_writer import duplicate_reason, quarantine_file, quarantined
+from sparton.data.quarantine_writer import Quarantine, duplicate_reason, quarantine_file
 from sparton.data.settings import SetSettings
 from sparton.errors import UsageError
 
@@ -67,7 +67,7 @@ def require_same_settings(settings: SetSettings, manifest: SetManifest, section:
 
 
 def set_known_aside(
-    spark: SparkSession, rows: DataFrame, encoder: Encoder, folder: str, quarantine: str
+    spark: SparkSession, rows: DataFrame, encoder: Encoder, folder: str, quarantine: Quarantine
 ) -> tuple[DataFrame, int]:
     """Return the rows whose ids the set does not hold yet, and how many others went to the quarantine.
 
@@ -80,7 +80,7 @@ def set_known_aside(
     folder
         Staging folder that starts as the set.
     quarantine
-        Start of the paths of the files that rows with known ids go to.
+        Where rows with known ids go.
     """
     if encoder.source_id is None:
         return rows, 0  # made ids of files that the set does not hold differ from all those of its rows
@@ -94,7 +94,7 @@ def set_known_aside(
         return rows, 0
     matching = F.col(encoder.source_id).cast("long") == F.col(KNOWN_ID)
     doubles = rows.select(encoder.source_id, FILE, ROW).join(repeated, matching, "left_semi")
-    put = partial(_quarantine_known, encoder=encoder, start=quarantine)
+    put = partial(_quarantine_known, encoder=encoder, quarantine=quarantine)
     counts = doubles.mapInArrow(put, from_arrow_schema(NUMBER_ARROW)).agg(F.sum("rows").alias("rows")).collect()
     return rows.join(repeated, matching, "left_anti"), int(counts[0]["rows"] or 0)
 
@@ -137,12 +137,14 @@ def _stored_ids(path: str) -> Indices:
     return ids
 
 
-def _quarantine_known(batches: Iterator[pa.RecordBatch], encoder: Encoder, start: str) -> Iterator[pa.RecordBatch]:
+def _quarantine_known(
+    batches: Iterator[pa.RecordBatch], encoder: Encoder, quarantine: Quarantine
+) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
     task = context.partitionId() if context else 0
-    with quarantine_file(f"{start}-known-{task:05d}.parquet") as file:
+    with quarantine_file(f"{quarantine.start}-known-{task:05d}.parquet") as file:
         for batch in batches:
             reason, detail = duplicate_reason(encoder.id_name), f"{encoder.id_name} of a row that the set holds already"
             rejected = Rejected.because(reason, np.arange(batch.num_rows), detail)
-            file.add(quarantined(batch, encoder.source_ids(batch), rejected))
+            file.add(quarantine.rows(batch, encoder.source_ids(batch), rejected))
             yield pa.RecordBatch.from_arrays([pa.array([batch.num_rows])], schema=NUMBER_ARROW)

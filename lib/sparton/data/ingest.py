@@ -1,7 +1,7 @@
 """Files of jets to a jets table on Spark: examined, split over tasks, screened and written, every good jet once.
 
-A file is used whole or not at all: where one turns out bad while it is read, or jets share an identifier, the tasks
-concerned run again without it. What was rejected lies in the table's folder ``_quarantine``.
+A file is used whole or not at all: where one turns out bad while it is read, or is replaced meanwhile, or jets share an
+identifier, the tasks concerned run again without it. What was rejected lies in the table's folder ``_quarantine``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pydantic import Field
 from sparton import __version__, storage
 from sparton.config import Config, fingerprint
 from sparton.data.ingest_doubles import repeated_ids
-from sparton.data.ingest_plan import SourceFile, check_identities, split_work, without_doubles
+from sparton.data.ingest_plan import SourceFile, split_work, with_bits, without_doubles
 from sparton.data.ingest_settings import IngestSettings
 from sparton.data.ingest_tasks import IngestJob, IngestTask, TaskResult, examine_files, run_tasks
 from sparton.data.quarantine import FOLDER, QUARANTINE_ARROW, enforce_limit, rejected_file
 from sparton.data.sink import ParquetSink
+from sparton.data.sources import identity
 from sparton.data.sources.block import Source
 from sparton.data.sources.registry import SOURCES, make_source
 from sparton.errors import DataError, UsageError
@@ -39,11 +40,16 @@ logger = logging.getLogger(__name__)
 
 
 class SourceRecord(Config):
-    """One file that was read: where, what, and what became of its rows; ``reason`` is empty where it was used."""
+    """One file that was read: where, what, and what became of its rows.
+
+    ``reason`` is empty where it was used; ``bits`` stand for it in identifiers (None in records of earlier versions:
+    those of its SHA-256).
+    """
 
     path: str
     bytes: int
     sha256: str
+    bits: int | None = None
     rows: int | None
     jets: int = 0
     rejected: dict[str, int] = Field(default_factory=dict)
@@ -66,6 +72,15 @@ class IngestRecord(Config):
     def known(self) -> dict[str, str]:
         """Return the paths of the files that were used, by SHA-256."""
         return {source.sha256: source.path for source in self.sources if not source.reason}
+
+    def bits(self) -> set[int]:
+        """Return what stands in identifiers for the files that were used."""
+        salt = int(self.settings["salt"])
+        return {
+            identity.file_bits(source.sha256, salt) if source.bits is None else source.bits
+            for source in self.sources
+            if not source.reason
+        }
 
     def with_changed(self, files: Sequence[SourceFile]) -> list[SourceFile]:
         """Return examined files, with those marked whose jets the table holds as they were before they changed."""
@@ -117,7 +132,7 @@ def write_jets(
     UsageError
         If the table in the folder has other columns or identifiers than the settings say.
     DataError
-        If more is rejected than the settings allow, two files share identifiers, or nothing is left.
+        If more is rejected than the settings allow, or nothing is left.
     """
     folder = storage.absolute(folder)
     source = make_source(settings.format, getattr(settings, settings.format))
@@ -129,7 +144,7 @@ def write_jets(
     if previous is not None:
         found = previous.with_changed(found)
     files = without_doubles([file for file in found if file.reason or file.sha256 not in known])
-    check_identities(known | {file.sha256: file.path for file in files if not file.reason}, settings.salt)
+    files = with_bits(files, settings.salt, previous.bits() if previous else ())
     storage.make_dirs(storage.join(folder, FOLDER))
     own_ids = source.gives_ids or (previous is not None and previous.own_ids)
     job = IngestJob(source, tuple(files), folder, _prefix(files, settings), settings)
@@ -187,21 +202,35 @@ def _write_all(spark: SparkSession, job: IngestJob, own_ids: bool) -> tuple[Inge
 def _without_failures(
     job: IngestJob, tasks: dict[int, IngestTask], results: dict[int, TaskResult]
 ) -> tuple[IngestJob, list[IngestTask]]:
-    """Mark files that turned out bad, and return the tasks to run again: those that read them or left out doubles."""
+    """Mark files that turned out bad, and return the tasks to run again: those that read them or left out doubles.
+
+    A file of the same content, left out until then, takes the place of a bad one.
+    """
     bad = {result.failure.file: result.failure for result in results.values() if result.failure}
     if not bad:
         return job, []
     files = list(job.files)
+    heirs: dict[int, int] = {}
     for number, failure in bad.items():
         logger.warning("%s: %s (%s), left out", files[number].path, failure.reason, failure.detail)
+        heir = _heir(files, number)
+        if heir is not None:
+            heirs[number] = heir
+            files[heir] = replace(files[heir], reason="", detail="", bits=files[number].bits)
         files[number] = replace(files[number], reason=failure.reason, detail=failure.detail)
     again = []
     for task in tasks.values():
         # Which jets are doubles has to be found anew without those of the bad files.
         if task.excluded.size or any(part.file in bad for part in task.parts):
-            parts = tuple(part for part in task.parts if part.file not in bad)
-            again.append(IngestTask(task.number, parts))
+            moved = (replace(part, file=heirs.get(part.file, part.file)) for part in task.parts)
+            again.append(IngestTask(task.number, tuple(part for part in moved if part.file not in bad)))
     return replace(job, files=tuple(files)), again
+
+
+def _heir(files: Sequence[SourceFile], number: int) -> int | None:
+    """Return the number of a file that was left out only because it has the same content, None without one."""
+    alike = (other for other, file in enumerate(files) if file.sha256 == files[number].sha256)
+    return next((other for other in alike if files[other].reason == "duplicate_file"), None)
 
 
 def _without_repeated(
@@ -242,12 +271,13 @@ def _source_records(job: IngestJob, results: list[TaskResult]) -> list[SourceRec
     records = []
     for number, file in enumerate(job.files):
         if not file.reason and rows[number] != file.rows:
-            raise DataError(f"{file.path}: {rows[number]} rows were read, expected {file.rows}; it changed meanwhile")
+            raise DataError(f"{file.path}: {rows[number]} rows were read, expected {file.rows}; run it again")
         records.append(
             SourceRecord(
                 path=file.path,
                 bytes=file.bytes,
                 sha256=file.sha256,
+                bits=file.bits,
                 rows=file.rows,
                 jets=jets[number],
                 rejected=dict(rejected.get(number, {})),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sparton import storage
 from sparton.data.sources import identity
 from sparton.data.sources.block import BadFileError, Source, bad_file, measure
 from sparton.data.sources.table import Origin
-from sparton.errors import DataError
 
 MIN_TASK_BYTES = 16 << 20
 TASKS_PER_SLOT = 3
@@ -17,7 +17,23 @@ TASKS_PER_SLOT = 3
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as found: ``rows`` None where they are not known, ``reason`` empty where it can be used."""
+    """A file as found.
+
+    Attributes
+    ----------
+    path, bytes, sha256
+        Where it is, its size, and the SHA-256 (hex) of its content.
+    rows, step, row_bytes
+        Its rows (None: not known), how many are stored together, and bytes of one in memory.
+    reason, detail
+        Why it cannot be used; empty where it can.
+    version
+        What storage tells of the content (:func:`sparton.storage.version`), asked before the checksum was made.
+    beside
+        The same of the files whose content enters its jets, with their sizes.
+    bits
+        What stands for it in identifiers; None before :func:`with_bits`.
+    """
 
     path: str
     bytes: int
@@ -27,6 +43,9 @@ class SourceFile:
     row_bytes: int
     reason: str
     detail: str
+    version: str = ""
+    beside: str = ""
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,18 +59,24 @@ class Part:
 
 def examine_file(source: Source, path: str) -> SourceFile:
     """Read a file for its checksum and check its structure; what is wrong with it is in the result."""
-    sha256, size = "", 0
+    sha256, size, version, beside = "", 0, "", ""
     try:
         with bad_file(()):
-            size = storage.size(path)
+            size, version = storage.version(path)
+            beside = version_beside(source, path)
             sha256 = storage.sha256(path)
         if not size:
             raise BadFileError("empty_file", "0 bytes")
         extent = measure(source, path)
         _check_rows(source, extent.rows)
     except BadFileError as error:
-        return SourceFile(path, size, sha256, None, 1, 1, error.reason, error.detail)
-    return SourceFile(path, size, sha256, extent.rows, extent.step, extent.row_bytes, "", "")
+        return SourceFile(path, size, sha256, None, 1, 1, error.reason, error.detail, version, beside)
+    return SourceFile(path, size, sha256, extent.rows, extent.step, extent.row_bytes, "", "", version, beside)
+
+
+def version_beside(source: Source, path: str) -> str:
+    """Return what storage tells of the files whose content enters the jets of a file."""
+    return "; ".join(f"{key} {storage.version(key)}" for key in source.beside(path))
 
 
 def without_doubles(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -68,30 +93,28 @@ def without_doubles(files: Sequence[SourceFile]) -> list[SourceFile]:
     return result
 
 
-def check_identities(sha256s: dict[str, str], salt: int) -> None:
-    """Check that no two files share the bits that stand for them in identifiers.
+def with_bits(files: Sequence[SourceFile], salt: int, held: Collection[int] = ()) -> list[SourceFile]:
+    """Return the files with the bits that stand for the usable ones in identifiers, no two with the same.
+
+    They come from the content. Where two contents begin alike, the one whose SHA-256 is larger gets others; those of
+    files that a table holds already never change.
 
     Parameters
     ----------
-    sha256s
-        Paths by SHA-256.
+    files
+        As found, each content once.
     salt
         As in the settings.
-
-    Raises
-    ------
-    DataError
-        Naming two such files.
+    held
+        Bits of the files that the table holds.
     """
-    found: dict[int, str] = {}
-    for sha256, path in sha256s.items():
-        bits = identity.file_bits(sha256, salt)
-        if bits in found:
-            raise DataError(
-                f"{path} and {found[bits]}: their checksums begin with the same {identity.FILE_BITS} bits, so their "
-                "jets would share identifiers; set another ingest.salt"
-            )
-        found[bits] = path
+    taken = set(held)
+    drawn: dict[str, int] = {}
+    for sha256 in sorted(file.sha256 for file in files if not file.reason):
+        draws = (identity.file_bits(sha256, salt, turn) for turn in itertools.count())
+        drawn[sha256] = next(bits for bits in draws if bits not in taken)
+        taken.add(drawn[sha256])
+    return [file if file.reason else replace(file, bits=drawn[file.sha256]) for file in files]
 
 
 def split_work(files: Sequence[SourceFile], task_bytes: int, slots: int) -> list[tuple[Part, ...]]:
@@ -128,9 +151,17 @@ def split_work(files: Sequence[SourceFile], task_bytes: int, slots: int) -> list
     return [*tasks, tuple(open_parts)] if open_parts else tasks
 
 
-def origin_of(source: Source, file: SourceFile, salt: int) -> Origin:
-    """Return what the rows of a file are marked with."""
-    return Origin(file.path, file.sha256, identity.file_bits(file.sha256, salt), source.several, source.name)
+def origin_of(source: Source, file: SourceFile) -> Origin:
+    """Return what the rows of a file are marked with.
+
+    Raises
+    ------
+    ValueError
+        If nothing stands for the file in identifiers yet.
+    """
+    if file.bits is None:
+        raise ValueError(f"{file.path}: it has no bits for identifiers; see with_bits")
+    return Origin(file.path, file.sha256, file.bits, source.several, source.name)
 
 
 def _check_rows(source: Source, rows: int) -> None:

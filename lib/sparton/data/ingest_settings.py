@@ -31,7 +31,7 @@ class IngestSettings(Config):
     labels
         Labels that are known; a jet with another one is rejected. None: any. A jet without label is always accepted.
     salt
-        Enters the identifiers of jets; change it where two files are found to share theirs.
+        Enters the identifiers of jets: another one gives other identifiers to the same files.
     task_bytes
         Input that a task reads at most; files are split and put together to that end.
     file_bytes

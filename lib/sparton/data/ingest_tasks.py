@@ -19,9 +19,10 @@ from sparton import storage
 from sparton.config import Config
 from sparton.data.ingest_plan import Part, SourceFile, examine_file, origin_of
 from sparton.data.ingest_settings import IngestSettings
+from sparton.data.part_reader import read_part
 from sparton.data.quarantine import FOLDER, QUARANTINE_ARROW
 from sparton.data.sink import ParquetSink, WrittenFile
-from sparton.data.sources.block import BadFileError, Source, read_blocks
+from sparton.data.sources.block import BadFileError, Source
 from sparton.data.sources.table import Sorted, exclude, sort_out, table_schema
 
 if TYPE_CHECKING:
@@ -108,16 +109,16 @@ def run_task(job: IngestJob, task: IngestTask) -> TaskResult:
             ParquetSink(job.folder, stem, schema, job.settings.compression, limit) as jets,
             ParquetSink(quarantine, stem, QUARANTINE_ARROW, "zstd", limit) as rejected,
         ):
-            for file, found in _sort_parts(job, task):
+            for file, rows, found in _sort_parts(job, task):
                 jets.add(found.good)
                 rejected.add(found.rejected)
-                counts[file].update(_tally(found))
+                counts[file].update(_tally(found, rows))
             files, aside = jets.close(), rejected.close()
     except _BadPartError as error:
         return TaskResult(number=task.number, failure=error.failure)
     return TaskResult(
         number=task.number,
-        counts=tuple(_file_count(file, job, task, tally) for file, tally in counts.items()),
+        counts=tuple(_file_count(file, tally) for file, tally in counts.items()),
         files=tuple((file.name, file.rows, file.bytes) for file in files),
         quarantine=tuple(storage.join(FOLDER, file.name) for file in aside),
     )
@@ -129,38 +130,40 @@ class _BadPartError(Exception):
         self.failure = failure
 
 
-def _sort_parts(job: IngestJob, task: IngestTask) -> Iterator[tuple[int, Sorted]]:
-    """Yield the number of a file and jets of it, block by block, without those that the task excludes."""
+def _sort_parts(job: IngestJob, task: IngestTask) -> Iterator[tuple[int, int, Sorted]]:
+    """Yield the number of a file, rows read of it and their jets, block by block, without those the task excludes."""
     seen = 0
     for part in task.parts:
         file = job.files[part.file]
-        origin = origin_of(job.source, file, job.settings.salt)
+        origin = origin_of(job.source, file)
         try:
-            for block in read_blocks(job.source, file.path, part.start, part.stop):
+            for block in read_part(job.source, file, part):
                 found = sort_out(block, origin, job.settings.labels)
                 inside = (task.excluded >= seen) & (task.excluded < seen + found.good.num_rows)
-                yield part.file, exclude(found, task.excluded[inside] - seen, origin)
+                yield part.file, block.rows, exclude(found, task.excluded[inside] - seen, origin)
                 seen += found.good.num_rows
         except BadFileError as error:
             raise _BadPartError(Failure(file=part.file, reason=error.reason, detail=error.detail)) from error
 
 
-def _tally(found: Sorted) -> Counter[str]:
-    tally = Counter({"jets": found.good.num_rows})
+def _tally(found: Sorted, rows: int) -> Counter[str]:
+    tally = Counter({"rows": rows, "jets": found.good.num_rows})
     tally.update({f"rejected {reason}": count for reason, count in found.reasons.items()})
     tally.update({f"repaired {what}": count for what, count in found.repairs.items()})
     return tally
 
 
-def _file_count(file: int, job: IngestJob, task: IngestTask, tally: Counter[str]) -> FileCount:
+def _file_count(file: int, tally: Counter[str]) -> FileCount:
     def under(kind: str) -> dict[str, int]:
         return {name.removeprefix(kind): count for name, count in sorted(tally.items()) if name.startswith(kind)}
 
-    jets, rejected = tally["jets"], under("rejected ")
-    rows = jets + sum(rejected.values())
-    if job.source.several:  # a row may hold any number of jets
-        rows = sum(part.stop - part.start for part in task.parts if part.file == file)
-    return FileCount(file=file, rows=rows, jets=jets, rejected=rejected, repaired=under("repaired "))
+    return FileCount(
+        file=file,
+        rows=tally["rows"],
+        jets=tally["jets"],
+        rejected=under("rejected "),
+        repaired=under("repaired "),
+    )
 
 
 def _examine(batches: Iterable[pa.RecordBatch], source: Source, paths: list[str]) -> Iterator[pa.RecordBatch]:

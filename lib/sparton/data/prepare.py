@@ -19,6 +19,7 @@ from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import find_edges, sample_masses
 from sparton.data.schema import require_columns
 from sparton.data.settings import PrepareSettings
+from sparton.data.source_files import Source, checksums, require_unchanged
 from sparton.data.writing import Target, write_rows
 from sparton.errors import DataError, UsageError
 
@@ -36,7 +37,8 @@ def write_training_set(
     settings: PrepareSettings,
     folder: str,
     inputs: Mapping[str, str] | None = None,
-    sources: Sequence[SourceFile] = (),
+    sources: Sequence[Source] = (),
+    source_folder: str = "",
     extend: bool = False,
 ) -> Manifest:
     """Write the training set of a jets table: ``split=<name>/shard-00000.parquet`` and ``_manifest.json``.
@@ -56,8 +58,9 @@ def write_training_set(
         Empty or missing folder on storage that all machines share.
     inputs
         Fingerprints of the inputs by role, for the manifest.
-    sources
-        The files that ``jets`` was read from, by which later extensions know what is new.
+    sources, source_folder
+        The files below a folder that ``jets`` was read from: by them later extensions know what is new, and the
+        quarantine the checksum of each row's file.
     extend
         Add the jets to the set in ``folder``, a staging folder of :func:`sparton.publication.extend`. The last shard of
         each split is written anew together with the new jets; full shards are not touched.
@@ -72,8 +75,8 @@ def write_training_set(
     UsageError
         If the folder is not empty, or the set to extend was made with other settings.
     DataError
-        If a column is missing, nothing passes the selection, too many jets are rejected, or what was written cannot
-        be read back. The quarantine stays in the folder.
+        If a column is missing, nothing passes the selection, too many jets are rejected, a file of ``sources`` was
+        replaced meanwhile, or what was written cannot be read back. The quarantine stays in the folder.
     """
     encoder = JetsEncoder(settings)
     require_columns(jets.columns, encoder.columns, encoder.kind)
@@ -81,8 +84,10 @@ def write_training_set(
     previous = read_manifest(folder) if extend else None
     features = _resolved(jets, encoder, previous)
     encoder = JetsEncoder(settings.model_copy(update={"features": features}))
-    target = Target(spark, encoder, settings, folder, previous)
-    common = write_set(target, jets, "prepare", features.feature_names, inputs or {}, sources)
+    target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
+    files = [source.file for source in sources]
+    common = write_set(target, jets, "prepare", features.feature_names, inputs or {}, files)
+    require_unchanged(source_folder, sources)
     edges, peaks = features.mass_bin_edges, features.peaks
     manifest = Manifest(n_particles=features.n_particles, mass_bin_edges=edges, mass_peaks=peaks, **common)
     manifest.write(folder)

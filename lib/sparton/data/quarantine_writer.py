@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -16,8 +17,50 @@ from numpy.typing import NDArray
 from sparton import storage
 from sparton.data.encoder import FILE, ROW, Rejected
 from sparton.data.quarantine import QUARANTINE_ARROW
+from sparton.data.source_files import at_place
 
 UNKNOWN_FILE = "(not read from files)"
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Where rejected rows of a table go.
+
+    Attributes
+    ----------
+    start
+        Start of the paths of the files that they are written to.
+    checksums
+        SHA-256 (hex) of the files that rows come from, by :func:`sparton.data.source_files.place_of` their paths.
+    """
+
+    start: str
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    def rows(self, batch: pa.RecordBatch, ids: pa.Array, rejected: Rejected) -> pa.RecordBatch:
+        """Return the quarantine's rows for those of a batch that were rejected; ``ids`` are those of the batch."""
+        row = pa.array(rejected.row)
+        count = rejected.row.size
+        file, number = (_taken(batch, name, row) for name in (FILE, ROW))
+        columns = [
+            pa.repeat(pa.scalar(UNKNOWN_FILE), count) if file is None else _readable(file),
+            pa.nulls(count, pa.int64()) if number is None else number,
+            ids.take(row),
+            pa.array(rejected.reason, pa.string()),
+            pa.array(rejected.detail, pa.string()),
+            pa.nulls(count, pa.string()) if file is None else self._checksums(file),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=QUARANTINE_ARROW)
+
+    def repeated(self, batch: pa.RecordBatch, rows: NDArray[np.int64], id_name: str) -> pa.RecordBatch:
+        """Return the quarantine's rows for further rows of a batch with an id that another row has."""
+        rejected = Rejected.because(duplicate_reason(id_name), rows, f"{id_name} of another row, which is kept")
+        return self.rows(batch, batch.column("id"), rejected)
+
+    def _checksums(self, file: pa.Array) -> pa.Array:
+        encoded = file.fill_null("").dictionary_encode()
+        found = [at_place(url, self.checksums) for url in encoded.dictionary.to_pylist()]
+        return pa.array(found, pa.string()).take(encoded.indices)
 
 
 class QuarantineFile:
@@ -68,28 +111,6 @@ def quarantine_file(path: str) -> Iterator[QuarantineFile]:
         file.abort()
         raise
     file.commit()
-
-
-def quarantined(batch: pa.RecordBatch, ids: pa.Array, rejected: Rejected) -> pa.RecordBatch:
-    """Return the quarantine's rows for those of a batch that were rejected; ``ids`` are those of the batch."""
-    row = pa.array(rejected.row)
-    count = rejected.row.size
-    file, number = (_taken(batch, name, row) for name in (FILE, ROW))
-    columns = [
-        pa.repeat(pa.scalar(UNKNOWN_FILE), count) if file is None else _readable(file),
-        pa.nulls(count, pa.int64()) if number is None else number,
-        ids.take(row),
-        pa.array(rejected.reason, pa.string()),
-        pa.array(rejected.detail, pa.string()),
-        pa.nulls(count, pa.string()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=QUARANTINE_ARROW)
-
-
-def repeated(batch: pa.RecordBatch, rows: NDArray[np.int64], id_name: str) -> pa.RecordBatch:
-    """Return the quarantine's rows for further rows of a batch with an id that another row has."""
-    rejected = Rejected.because(duplicate_reason(id_name), rows, f"{id_name} of another row, which is kept")
-    return quarantined(batch, batch.column("id"), rejected)
 
 
 def duplicate_reason(id_name: str) -> str:

@@ -26,9 +26,18 @@ JET_VALUES = ("jet_pt", "jet_eta", "jet_phi", "jet_mass")
 REQUIRED = ("jet_id", *JET_VALUES, *MOMENTA, "label")
 """The columns of the jets table that featurising reads."""
 
-REASONS = ("null", "unequal_lengths", "not_finite", "negative_energy", "no_constituents")
+REASONS = (
+    "null",
+    "unequal_lengths",
+    "not_finite",
+    "negative_energy",
+    "no_constituents",
+    "no_jet_pt",
+    "negative_mass",
+)
 """Why a row is rejected: a null in a required column (labels may be null), lists of unequal length, NaN or infinity,
-an energy below zero, no constituent with transverse momentum."""
+an energy below zero, no constituent with transverse momentum, a jet whose transverse momentum is not above zero, a jet
+whose mass is below zero."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,17 @@ def screen(batch: pa.RecordBatch | pa.Table) -> Screened:
         refused.append(Rejected.because(reason, index[bad], detail))
         rows, index = rows.select(~bad), index[~bad]
     rows, dropped = _without_empty_slots(rows)
-    empty = rows.jets.n_constituents == 0
-    refused.append(Rejected.because("no_constituents", index[empty], "no constituent has transverse momentum"))
-    rows, reordered = _by_falling_pt(rows.select(~empty))
+    for reason, detail, is_bad in (
+        ("no_constituents", "no constituent has transverse momentum", _empty),
+        ("no_jet_pt", "jet_pt is not above 0", _without_pt),
+        ("negative_mass", "jet_mass is below 0", _negative_mass),
+    ):
+        bad = is_bad(rows.jets)
+        refused.append(Rejected.because(reason, index[bad], detail))
+        rows, index, dropped = rows.select(~bad), index[~bad], dropped[~bad]
+    rows, reordered = _by_falling_pt(rows)
     rows, wrapped = _with_phi_in_range(rows)
-    return Screened(rows, index[~empty], Rejected.join(refused), dropped[~empty], reordered, wrapped)
+    return Screened(rows, index, Rejected.join(refused), dropped, reordered, wrapped)
 
 
 def jets_from_batch(batch: pa.RecordBatch | pa.Table) -> Jets:
@@ -188,6 +203,18 @@ def _negative_energy(jets: Jets) -> Mask:
     return _any(jets.energy < 0, jets)
 
 
+def _empty(jets: Jets) -> Mask:
+    return jets.n_constituents == 0
+
+
+def _without_pt(jets: Jets) -> Mask:
+    return jets.jet_pt <= 0
+
+
+def _negative_mass(jets: Jets) -> Mask:
+    return jets.jet_mass < 0
+
+
 def _any(flat: Mask, jets: Jets) -> Mask:
     """Tell for each jet whether the flag of any constituent is set."""
     if not flat.any():
@@ -241,6 +268,8 @@ def examine(jets: Jets) -> NDArray[np.str_]:
         ("not_finite", _not_finite(jets)),
         ("negative_energy", _negative_energy(jets)),
         ("no_constituents", _without_momentum(jets)),
+        ("no_jet_pt", _without_pt(jets)),
+        ("negative_mass", _negative_mass(jets)),
     )
     reason = np.zeros(len(jets), "U24")
     for name, bad in reversed(tested):
@@ -262,9 +291,8 @@ def repair(rows: JetRows) -> tuple[JetRows, NDArray[np.int64], Mask]:
 
 
 def _without_momentum(jets: Jets) -> Mask:
-    empty = jets.n_constituents == 0
     real = _moving(jets)
-    return empty if real.all() else kinematics.segment_sum(real, jets.offsets) == 0
+    return _empty(jets) if real.all() else kinematics.segment_sum(real, jets.offsets) == 0
 
 
 def _moving(jets: Jets) -> Mask:

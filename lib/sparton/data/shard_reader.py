@@ -7,6 +7,7 @@ moments; so arrivals are counted and a new reader goes on at the first shard tha
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -27,6 +28,11 @@ RESULTS_QUEUE = 2
 
 READERS = 2
 """Shards that are decoded at the same time; one column of a shard keeps one core busy."""
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Leave out that a data set was not made by Petastorm: none is, and each reader would say so."""
+    return not str(record.msg).startswith("Failed loading Unischema from metadata in")
 
 
 def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -93,6 +99,7 @@ def _open_reader(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     from petastorm import make_batch_reader
 
+    logging.getLogger("petastorm.etl.dataset_metadata").addFilter(_of_interest)  # once, however often it is called
     reader = make_batch_reader(
         [f"file:///{index}" for index in range(len(shards))],
         schema_fields=list(columns),

@@ -22,7 +22,7 @@ from sparton import storage
 from sparton.data.encoder import Encoder, Mask
 from sparton.data.layout import Group, bucket_of
 from sparton.data.manifest import VERIFY_THREADS, Shard
-from sparton.data.quarantine_writer import QuarantineFile, repeated
+from sparton.data.quarantine_writer import Quarantine, QuarantineFile
 from sparton.data.settings import TRAIN
 from sparton.data.tail import Tail
 from sparton.errors import DataError
@@ -79,7 +79,7 @@ class WriteJob:
     tails
         For each split that gets more rows, the shard whose rows are placed anew among them.
     quarantine
-        Start of the paths of the files that repeated rows go to; None where their place in the input is not known.
+        Where repeated rows go; None where their place in the input is not known.
     """
 
     folder: str
@@ -88,7 +88,7 @@ class WriteJob:
     rows_per_shard: int
     compression: str
     tails: Mapping[str, Shard] = field(default_factory=dict)
-    quarantine: str | None = None
+    quarantine: Quarantine | None = None
 
 
 def shard_path(split: str, shard: int) -> str:
@@ -125,6 +125,7 @@ class _GroupWriter:
         self._last_id: int | None = None
         self._surplus: Counter[int] = Counter()
         self._tail = Tail.read(job.folder, job.tails[group.split]) if group.split in job.tails else None
+        self._quarantine = job.quarantine
         self._repeated = None if job.quarantine is None else QuarantineFile(self._quarantine_path(job.quarantine))
 
     def add(self, batch: pa.RecordBatch) -> list[Result]:
@@ -150,8 +151,8 @@ class _GroupWriter:
         codes, surplus = (np.array(list(part), np.int64).tobytes() for part in (self._surplus, self._surplus.values()))
         return [*last, Result(self.group.number, CLOSING, self._seen, codes=codes, surplus=surplus)]
 
-    def _quarantine_path(self, start: str) -> str:
-        return f"{start}-repeated-{self.group.number:05d}.parquet"
+    def _quarantine_path(self, quarantine: Quarantine) -> str:
+        return f"{quarantine.start}-repeated-{self.group.number:05d}.parquet"
 
     def _first_of_id(self, ids: NDArray[np.int64]) -> Mask:
         """Tell which rows are the first with their id: equal ids have equal keys, so they follow each other."""
@@ -164,9 +165,10 @@ class _GroupWriter:
     def _note_repeats(self, batch: pa.RecordBatch, repeats: Mask, own: Mask) -> None:
         codes = self.group.base + bucket_of(batch.column("key").to_numpy()[repeats])
         self._surplus.update(codes.tolist())
-        if self._repeated is not None:
+        if self._repeated is not None and self._quarantine is not None:
             # The group that stores the first row with an id reports the others, so that no two groups do.
-            self._repeated.add(repeated(batch, np.flatnonzero(repeats & own), self._job.encoder.id_name))
+            rows = self._quarantine.repeated(batch, np.flatnonzero(repeats & own), self._job.encoder.id_name)
+            self._repeated.add(rows)
 
     def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if self._tail is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +27,8 @@ from sparton.errors import DataError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+Value = TypeVar("Value")
+
 HIDDEN = ("_", ".")  # Spark does not read names that start so
 
 PATH_ARROW = pa.schema([pa.field("path", pa.string())])
@@ -34,16 +38,23 @@ SOURCE_ARROW = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("bytes", pa.int64()),
         pa.field("rows", pa.int64()),
+        pa.field("version", pa.string()),
     ]
 )
+
+STAT_THREADS = 16
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of an input table: its path relative to the table's folder, and what identifies its content."""
+    """A file of an input table: its path relative to the table's folder, and what identifies its content.
+
+    ``version`` is what storage told of it before its checksum was made (:func:`sparton.storage.version`).
+    """
 
     path: str
     file: SourceFile
+    version: str = ""
 
 
 def find_sources(
@@ -76,7 +87,12 @@ def find_sources(
     with executor_errors(f"reading the files of {folder}"):
         rows = frame.mapInArrow(identify, from_arrow_schema(SOURCE_ARROW)).collect()
     found = [
-        Source(row["path"], SourceFile(sha256=row["sha256"], bytes=row["bytes"], rows=row["rows"])) for row in rows
+        Source(
+            path=row["path"],
+            file=SourceFile(sha256=row["sha256"], bytes=row["bytes"], rows=row["rows"]),
+            version=row["version"],
+        )
+        for row in rows
     ]
     return sorted(found, key=lambda source: (source.file.sha256, source.path))
 
@@ -86,6 +102,31 @@ def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) ->
     paths = [storage.spark_source(storage.join(folder, source.path)) for source in sources]
     reader = spark.read.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
     return reader.option("basePath", storage.spark_url(folder)).parquet(*paths)
+
+
+def require_unchanged(folder: str, sources: Sequence[Source]) -> None:
+    """Check, when all rows of files were read, that the files still are what they were before.
+
+    Storage is asked for size and version; a file is read once more for its checksum only where these differ.
+
+    Raises
+    ------
+    DataError
+        Naming a file that was replaced.
+    """
+
+    def is_same(source: Source) -> bool:
+        path = storage.join(folder, source.path)
+        if not storage.exists(path):
+            return False
+        size, version = storage.version(path)
+        same = (size, version) == (source.file.bytes, source.version)
+        return same or (size == source.file.bytes and storage.sha256(path) == source.file.sha256)
+
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        for source, same in zip(sources, pool.map(is_same, sources), strict=True):
+            if not same:
+                raise DataError(f"{storage.join(folder, source.path)}: it was replaced while it was read; run it again")
 
 
 def located(df: DataFrame) -> DataFrame:
@@ -128,14 +169,29 @@ def file_codes(folder: str, sources: Sequence[Source], held: Sequence[SourceFile
                 f"{source.path}: {source.file.rows} rows, expected at most {limit} where ids are made; split the file, "
                 "or name an id column (table.id)"
             )
-    return {
-        place_of(storage.spark_url(storage.join(folder, source.path))): codes[source.file.sha256] for source in sources
-    }
+    return {_place(folder, source): codes[source.file.sha256] for source in sources}
+
+
+def checksums(folder: str, sources: Sequence[Source]) -> dict[str, str]:
+    """Return the SHA-256 (hex) of files below a folder by :func:`place_of` their paths."""
+    return {_place(folder, source): source.file.sha256 for source in sources}
+
+
+def at_place(url: str, values: Mapping[str, Value]) -> Value | None:
+    """Return what is kept under :func:`place_of` a file, given its URL as Spark has it; None where nothing is."""
+    place = place_of(unquote(url))
+    if place not in values:
+        place = "/" + place[1:].partition("/")[2]  # hdfs:///a is hdfs://host:port/a to Spark
+    return values.get(place)
 
 
 def place_of(url: str) -> str:
     """Return a URL without its scheme, in the one form that Spark, Hadoop and fsspec agree on."""
     return "/" + re.sub(r"^[a-z0-9]+:/*", "", url).lstrip("/")
+
+
+def _place(folder: str, source: Source) -> str:
+    return place_of(storage.spark_url(storage.join(folder, source.path)))
 
 
 def _is_hidden(path: str) -> bool:
@@ -153,6 +209,7 @@ def _identify(
 def _source(folder: str, path: str, known: str | None, held: Collection[str]) -> dict[str, str | int]:
     full = storage.join(folder, path)
     try:
+        size, version = storage.version(full)
         with storage.open_file(full) as stream:
             rows = pq.read_metadata(stream).num_rows
     except (OSError, ValueError) as error:
@@ -165,4 +222,4 @@ def _source(folder: str, path: str, known: str | None, held: Collection[str]) ->
             f"{full}: SHA-256 is {sha256}, the record of the stage that wrote it says {known}; it was changed or "
             "damaged since: restore it, or run that stage again with --force"
         )
-    return {"path": path, "sha256": str(sha256), "bytes": storage.size(full), "rows": rows}
+    return {"path": path, "sha256": str(sha256), "bytes": size, "rows": rows, "version": version}

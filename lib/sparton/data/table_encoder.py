@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from sparton.data.encoder import FILE, ROW, Indices, Mask, Rejected, Sifted, ids_of
 from sparton.data.featurize import FEATURE_DTYPE, decode_features, encode_features
 from sparton.data.schema import TABLE_ARROW
-from sparton.data.source_files import place_of
+from sparton.data.source_files import at_place
 from sparton.data.sources import identity
 from sparton.data.statistics import Moments
 from sparton.errors import DataError
@@ -150,12 +149,10 @@ class TableEncoder:
         return identity.of_rows(codes[files.indices.to_numpy()], batch.column(ROW).to_numpy())
 
     def _code(self, url: str) -> int:
-        place = place_of(unquote(url))
-        if place not in self.codes:
-            place = "/" + place[1:].partition("/")[2]  # hdfs:///a is hdfs://host:port/a to Spark
-        if place not in self.codes:
+        code = at_place(url, self.codes)
+        if code is None:
             raise DataError(f"{url}: not among the files that were found when the stage began; run it again")
-        return self.codes[place]
+        return code
 
     def _named(self, column: str) -> str:
         """Return a column's name in the user's table."""

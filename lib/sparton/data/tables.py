@@ -15,7 +15,7 @@ from sparton.data.manifest import TABLE_KIND, TableManifest, read_set
 from sparton.data.prepare import write_set
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, file_codes, located
+from sparton.data.source_files import Source, checksums, file_codes, located, require_unchanged
 from sparton.data.table_encoder import ARRAY, ID, TARGET, WEIGHT, TableEncoder
 from sparton.data.writing import Target
 from sparton.errors import DataError, UsageError
@@ -49,7 +49,8 @@ def write_table_set(
     inputs
         Fingerprints of the inputs by role, for the manifest.
     sources, source_folder
-        The files below a folder that the table was read from. Needed where ids are made from them.
+        The files below a folder that the table was read from. Needed where ids are made from them, and by the
+        quarantine for the checksum of each row's file.
     extend
         Add the rows to the set in ``folder``, a staging folder of :func:`sparton.publication.extend`.
 
@@ -64,7 +65,8 @@ def write_table_set(
         If the folder is not empty, the set to extend was made with other settings, or the table has no ids and does
         not come from files.
     DataError
-        If a column is missing or not numeric, too many rows are rejected, or what was written cannot be read back.
+        If a column is missing or not numeric, too many rows are rejected, a file of ``sources`` was replaced
+        meanwhile, or what was written cannot be read back.
         The quarantine stays in the folder.
     """
     folder = storage.absolute(folder)
@@ -77,9 +79,11 @@ def write_table_set(
     scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
     encoder = TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, made)
     rows = project(located(table), encoder)
-    target = Target(spark, encoder, settings, folder, previous)
+    target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
-    manifest = TableManifest(**write_set(target, rows, "table", names, inputs or {}, files))
+    common = write_set(target, rows, "table", names, inputs or {}, files)
+    require_unchanged(source_folder, sources)
+    manifest = TableManifest(**common)
     manifest.write(folder)
     return manifest
 

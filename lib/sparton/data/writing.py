@@ -10,8 +10,8 @@ rows, the settings and what the set held before alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +28,7 @@ from sparton.data.executors import executor_errors
 from sparton.data.extension import Tails, remove_scratch, set_known_aside, set_tails_aside, stored_ids
 from sparton.data.layout import BUCKETS, Layout, build_layout
 from sparton.data.manifest import Counts, SetManifest, Shard
-from sparton.data.quarantine_writer import duplicate_reason
+from sparton.data.quarantine_writer import Quarantine, duplicate_reason
 from sparton.data.settings import SetSettings
 from sparton.data.shards import CLOSING, RESULT_ARROW, WriteJob, shard_path, write_groups
 from sparton.data.source_files import located
@@ -59,19 +59,23 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """Where rows go: the kind of table, the settings, the folder and the set that it holds already, if any."""
+    """Where rows go: the kind of table, the settings, the folder and the set that it holds already, if any.
+
+    ``checksums`` are those of the files that rows come from (:func:`sparton.data.source_files.checksums`).
+    """
 
     spark: SparkSession
     encoder: Encoder
     settings: SetSettings
     folder: str
     previous: SetManifest | None
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def quarantine(self) -> str:
-        """Start of the paths of the quarantine's files."""
+    def quarantine(self) -> Quarantine:
+        """Where rejected rows go."""
         number = self.previous.extensions + 1 if self.previous else 0
-        return storage.join(self.folder, quarantine.FOLDER, f"{number:04d}")
+        return Quarantine(storage.join(self.folder, quarantine.FOLDER, f"{number:04d}"), self.checksums)
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """Return the shards that a split has already."""

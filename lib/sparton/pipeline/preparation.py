@@ -134,8 +134,7 @@ def _write(
     rows = read_sources(spark, source, sources)
     inputs = call.input_fingerprints()
     if kind == "jets":
-        files = [item.file for item in sources]
-        return write_training_set(spark, rows, settings.prepare, staging, inputs, files, call.extend)
+        return write_training_set(spark, rows, settings.prepare, staging, inputs, sources, source, call.extend)
     return write_table_set(spark, rows, settings.table, staging, inputs, sources, source, call.extend)
 
 

@@ -84,6 +84,8 @@ class JetBlock:
         Rows with angles outside [-pi, pi), which the reader moved there.
     source
         Where the jets come from in the words of the file, string array [n]; None where it does not say.
+    of_rows
+        Rows of the file that were read for it; None where each jet is one.
     """
 
     row: NDArray[np.int64]
@@ -96,9 +98,15 @@ class JetBlock:
     extras: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     wrapped: int = 0
     source: pa.Array | None = None
+    of_rows: int | None = None
 
     def __len__(self) -> int:
         return self.row.size
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file that were read for it."""
+        return len(self) if self.of_rows is None else self.of_rows
 
 
 class Source(ABC):
@@ -146,10 +154,29 @@ class Source(ABC):
         """Return the jets of the rows from ``start`` up to ``stop``."""
 
     def blocks(self, handle: Any, start: int, stop: int) -> Iterator[JetBlock]:
-        """Yield the jets of the rows from ``start`` up to ``stop`` with about :data:`BLOCK_BYTES` at a time."""
-        size = self.extent(handle).block_rows
-        for first in range(start, stop, size):
-            yield self.read(handle, first, min(first + size, stop))
+        """Yield the jets of the rows from ``start`` up to ``stop`` with about :data:`BLOCK_BYTES` at a time.
+
+        Raises
+        ------
+        BadFileError
+            If the file has no such rows.
+        """
+        extent = self.extent(handle)
+        require_rows(extent.rows, stop)
+        for first in range(start, stop, extent.block_rows):
+            yield self.read(handle, first, min(first + extent.block_rows, stop))
+
+
+def require_rows(found: int, stop: int) -> None:
+    """Check that a file has the rows up to ``stop``.
+
+    Raises
+    ------
+    BadFileError
+        ``truncated`` if it has fewer.
+    """
+    if stop > found:
+        raise BadFileError("truncated", f"{found} rows, expected {stop} at least")
 
 
 def measure(source: Source, path: str) -> Extent:
@@ -260,6 +287,15 @@ def build_jets(
             **{name: value.astype(np.float32, copy=False) for name, value in values.items()},
             **dict(zip(("px", "py", "pz", "energy"), narrow, strict=True)),
         )
+
+
+def empty_jets(count: int) -> Jets:
+    """Return jets that hold nothing: what stands for rows whose jets cannot be told."""
+    nothing, zeros = np.zeros(0, np.float32), np.zeros(count, np.float32)
+    return Jets(
+        np.zeros(count, np.int64), zeros, zeros, zeros, zeros,
+        nothing, nothing, nothing, nothing, np.zeros(0, np.int32), np.zeros(count + 1, np.int64),
+    )  # fmt: skip
 
 
 def align(

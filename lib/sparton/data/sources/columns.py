@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sparton import storage
-from sparton.data.sources.block import BLOCK_BYTES, BadFileError, Extent
+from sparton.data.sources.block import BLOCK_BYTES, BadFileError, Extent, require_rows
 
 ERRORS: tuple[type[Exception], ...] = (pa.ArrowException, ValueError, KeyError)
 SUFFIXES = (".parquet", ".parq")
@@ -65,8 +65,15 @@ def extent(
 def batches(
     file: pq.ParquetFile, columns: Sequence[str], start: int, stop: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the first row and a batch of columns, for the rows from ``start`` up to ``stop``."""
+    """Yield the first row and a batch of columns, for the rows from ``start`` up to ``stop``.
+
+    Raises
+    ------
+    BadFileError
+        If the file has no such rows.
+    """
     metadata = file.metadata
+    require_rows(metadata.num_rows, stop)
     ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
     first, last = np.searchsorted(ends, [start, stop - 1], side="right")
     position = int(ends[first - 1]) if first else 0

@@ -127,7 +127,7 @@ class Flat(Source):
         named = options.numbers()
         given = {key: columns.scalar(batch, named[key]) for key in JET_VALUES if key in named}
         codes = np.nan_to_num(lists["pdg_id"]).astype(np.int32) if "pdg_id" in lists else None
-        reason = _reasons(uneven, columns.any_null(batch, [*names.values(), *named.values()]))
+        reason = _reasons(uneven, columns.any_null(batch, [*names.values(), *named.values(), *self.extra_columns]))
         outside = np.abs(lists["phi"]) > np.pi
         row = np.arange(first, first + batch.num_rows)
         return JetBlock(

@@ -2,7 +2,7 @@
 
 From the leading bit: the sign (0), the mark of an ingested row (1, which generated tables never have), 32 bits of the
 file's SHA-256, 24 bits of the row and 6 of the jet in its row. Where a row is a jet, those 30 are all the row's. As
-long as no two files share their bits, no two rows share an identifier.
+long as no two files share their bits, no two rows share an identifier; where two would, one gets others (``turn``).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ ROW_BITS = 30
 MARK = 1 << 62
 
 
-def file_bits(sha256: str, salt: int = 0) -> int:
-    """Return the bits that stand for a file with this SHA-256 (hex)."""
+def file_bits(sha256: str, salt: int = 0, turn: int = 0) -> int:
+    """Return the bits that stand for a file with this SHA-256 (hex): others with each salt, and in each turn."""
     salted = hashlib.sha256(f"{sha256}/{salt}".encode()).hexdigest() if salt else sha256
-    return int(salted[: FILE_BITS // 4], 16)
+    drawn = hashlib.sha256(f"{salted}#{turn}".encode()).hexdigest() if turn else salted
+    return int(drawn[: FILE_BITS // 4], 16)
 
 
 def max_rows(several: bool) -> int:

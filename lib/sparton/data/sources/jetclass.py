@@ -94,14 +94,15 @@ class JetClass(Source):
         pt, eta, phi, energy = (root.scalar(table[name]) for name in JET)
         given = {"jet_pt": pt, "jet_eta": eta, "jet_phi": phi, "jet_mass": mass_of(energy, pt, eta)}
         jets = build_jets([lists[name] for name in MOMENTA], offsets, given, _codes(lists))
-        chosen = np.stack([root.scalar(table[name]) for name in LABELS], axis=1) > 0
+        one_hot = np.stack([root.scalar(table[name]) for name in LABELS], axis=1)
+        chosen = one_hot > 0
         count = np.count_nonzero(chosen, axis=1)
-        reason = no_reasons(stop - start)
-        reason[count > 1] = "unknown_label"
+        reason = no_reasons(len(one_hot))
+        reason[(count > 1) | ~np.isin(one_hot, (0, 1)).all(axis=1)] = "unknown_label"
         reason[uneven] = "unequal_lengths"
         label = labels_from_codes(np.where(count == 1, np.argmax(chosen, axis=1), -1), list(LABELS.values()))
         extras = {name: numbers(root.scalar(table[name])) for name in self.extra_columns}
-        row = np.arange(start, stop)
+        row = np.arange(start, start + len(one_hot))
         return JetBlock(row, np.zeros(row.size, np.int64), jets, label, reason, extras=extras)
 
     def _lists(self) -> tuple[str, ...]:

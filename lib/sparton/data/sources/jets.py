@@ -81,7 +81,8 @@ class JetsParquet(Source):
         present = batch.schema.names
         momenta, offsets, uneven = align([columns.flat(batch, name) for name in MOMENTA])
         given = {name: columns.scalar(batch, name) for name in JET_VALUES if name in present}
-        required = [name for name in (*MOMENTA, *given, "jet_id", "event_id") if name in present]
+        further = ("jet_id", "event_id", *self.extra_columns)
+        required = [name for name in (*MOMENTA, *given, *further) if name in present]
         reason = no_reasons(batch.num_rows)
         reason[uneven] = "unequal_lengths"
         reason[columns.any_null(batch, required)] = "null"

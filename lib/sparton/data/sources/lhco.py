@@ -8,6 +8,7 @@ Each event is clustered with anti-kT.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from sparton.data.sources.block import (
     Extent,
     JetBlock,
     Source,
+    empty_jets,
     four_momenta,
     labels_from_codes,
     no_reasons,
@@ -86,8 +88,9 @@ class Lhco(Source):
         """Return the key of a file, if it has one."""
         if self.options.masterkey is not None:
             return (self.options.masterkey,)
-        key = f"{path.rpartition('.')[0]}.masterkey"
-        return (key,) if storage.exists(key) else ()
+        name = path.rpartition(".")[0]
+        found = (key for key in (f"{name}.masterkey", f"{name}.MASTERKEY") if storage.exists(key))
+        return tuple(itertools.islice(found, 1))
 
     def open(self, path: str) -> AbstractContextManager[_Handle]:
         """Open an HDF5 file and its key."""
@@ -168,7 +171,6 @@ def _block(
 ) -> JetBlock:
     """Return the jets of sound events and, for each rejected one, an empty jet with the reason."""
     lost = np.flatnonzero(reason != "")
-    empty = _empty_jets(lost.size)
     event = np.concatenate([jets.event_index, lost])
     known = np.isin(truth, (0.0, 1.0))
     reason = np.where((reason == "") & ~known & ~np.isnan(truth), "unknown_label", reason)
@@ -177,16 +179,9 @@ def _block(
     return JetBlock(
         row=start + event,
         place=np.concatenate([place, np.zeros(lost.size, np.int64)]),
-        jets=Jets.concatenate([jets, empty]),
+        jets=Jets.concatenate([jets, empty_jets(lost.size)]),
         label=label,
         reason=reason[event],
         wrapped=outside,
+        of_rows=len(reason),
     )
-
-
-def _empty_jets(count: int) -> Jets:
-    nothing, zeros = np.zeros(0, np.float32), np.zeros(count, np.float32)
-    return Jets(
-        np.zeros(count, np.int64), zeros, zeros, zeros, zeros,
-        nothing, nothing, nothing, nothing, np.zeros(0, np.int32), np.zeros(count + 1, np.int64),
-    )  # fmt: skip

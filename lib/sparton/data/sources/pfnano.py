@@ -2,6 +2,10 @@
 
 ``FatJetPFCands_jetIdx`` and ``_pFCandsIdx`` say which candidate belongs to which jet. Momenta are multiplied by the
 PUPPI weight; the jets' own values carry energy corrections on top, so constituents do not sum to them.
+
+A jet with a link to no candidate is rejected, and no other. Where a link points to no jet, any jet of the event may
+lack it, and where the columns of a collection differ in length, nothing of the event can be matched: then all of its
+jets are.
 """
 
 from __future__ import annotations
@@ -18,16 +22,22 @@ from pydantic import Field
 from sparton.config import Config
 from sparton.data.sources import root
 from sparton.data.sources.block import (
-    BadFileError,
     Extent,
     JetBlock,
     Source,
+    align,
     build_jets,
+    empty_jets,
     four_momenta,
     no_reasons,
     numbers,
 )
 from sparton.physics import kinematics
+from sparton.physics.jets import Jets
+
+JET = ("pt", "eta", "phi", "mass")
+LINK = ("jetIdx", "pFCandsIdx")
+CANDIDATE = ("pt", "eta", "phi", "mass", "pdgId")
 
 
 class PfNanoOptions(Config):
@@ -58,6 +68,20 @@ class PfNanoOptions(Config):
 
 
 @dataclass(frozen=True)
+class _Collection:
+    """Columns of some events, end to end, and the events' limits in them; ``uneven`` ones hold nothing."""
+
+    columns: dict[str, NDArray[Any]]
+    offsets: NDArray[np.int64]
+    uneven: NDArray[np.bool_]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Entries of each event."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
 class PfNano(Source):
     """Reader of the format ``pfnano``; a row is an event with several jets."""
 
@@ -82,64 +106,74 @@ class PfNano(Source):
         return root.extent(handle, self._branches(), ())
 
     def read(self, handle: Any, start: int, stop: int) -> JetBlock:
-        """Return the jets of some events."""
+        """Return the jets of some events; an event that is lost without jets is one rejected jet."""
         table = root.read(handle, self._branches(), start, stop)
-        lists = {name: root.flat(table[name]) for name in self._branches()}
-        jets = f"{self.options.jets}_"
-        per_event = lists[f"{jets}pt"][1]
-        first_jet = kinematics.offsets_from_counts(per_event)
-        jet, candidate = self._links(lists, first_jet)
-        momenta, codes = self._momenta(lists, candidate)
+        jets, links, candidates = (self._collection(table, name, columns) for name, columns in self._columns().items())
+        event = kinematics.owners(jets.offsets)
+        lost = _lost_events(jets, links, candidates)
+        reason = lost[event]
+        jet, candidate, broken = _linked(jets, links, candidates, lost)
+        reason[broken] = "bad_index"
+        bare = np.flatnonzero((lost != "") & (jets.counts == 0))
+        extras = {name: numbers(jets.columns[name]) for name in self.extra_columns}
+        count = event.size + bare.size
+        return JetBlock(
+            row=start + np.concatenate([event, bare]),
+            place=np.concatenate([np.arange(event.size) - jets.offsets[event], np.zeros(bare.size, np.int64)]),
+            jets=Jets.concatenate([self._jets(jets, candidates, jet, candidate), empty_jets(bare.size)]),
+            label=pa.nulls(count, pa.string()),
+            reason=np.concatenate([reason, lost[bare]]),
+            extras={name: np.append(values, np.zeros(bare.size, np.float32)) for name, values in extras.items()},
+            of_rows=lost.size,
+        )
+
+    def _jets(
+        self, jets: _Collection, candidates: _Collection, jet: NDArray[np.int64], candidate: NDArray[np.int64]
+    ) -> Jets:
+        """Return the jets with the candidates that are linked to them."""
+        values = {name: column[candidate] for name, column in candidates.columns.items()}
+        weight = values["puppiWeight"] if self.options.puppi else np.float32(1)
+        momenta = four_momenta(values["pt"] * weight, values["eta"], values["phi"], values["mass"] * weight)
         # The weights change the order by pT, so it is made here and is no repair.
         order = np.lexsort((-kinematics.transverse_momentum(momenta[0], momenta[1]), jet))
-        momenta, codes = [component[order] for component in momenta], codes[order]
-        offsets = kinematics.offsets_from_counts(np.bincount(jet, minlength=int(first_jet[-1])))
-        given = {f"jet_{name}": lists[f"{jets}{name}"][0] for name in ("pt", "eta", "phi", "mass")}
-        count = int(first_jet[-1])
-        return JetBlock(
-            row=start + kinematics.owners(first_jet),
-            place=np.arange(count) - np.repeat(first_jet[:-1], per_event),
-            jets=build_jets(momenta, offsets, given, codes),
-            label=pa.nulls(count, pa.string()),
-            reason=no_reasons(count),
-            extras={name: numbers(lists[f"{jets}{name}"][0]) for name in self.extra_columns},
-        )
+        offsets = kinematics.offsets_from_counts(np.bincount(jet, minlength=int(jets.offsets[-1])))
+        given = {f"jet_{name}": jets.columns[name] for name in JET}
+        codes = values["pdgId"].astype(np.int32)[order]
+        return build_jets([component[order] for component in momenta], offsets, given, codes)
 
-    def _links(
-        self, lists: dict[str, tuple[NDArray[Any], NDArray[np.int64]]], first_jet: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return for each link the jet and the candidate that it joins, counted over all events of the block."""
-        local_jet, per_event = lists[f"{self.options.links}_jetIdx"]
-        local_candidate, other = lists[f"{self.options.links}_pFCandsIdx"]
-        counts = lists[f"{self.options.candidates}_pt"][1]
-        if not np.array_equal(per_event, other):
-            raise BadFileError("wrong_shape", f"{self.options.links}: as many jets as candidates are expected")
-        event = np.repeat(np.arange(per_event.size), per_event)
-        linked = local_jet >= 0
-        event, local_jet, local_candidate = event[linked], local_jet[linked], local_candidate[linked]
-        if (
-            (local_jet >= np.diff(first_jet)[event]) | (local_candidate < 0) | (local_candidate >= counts[event])
-        ).any():
-            raise BadFileError("wrong_shape", f"{self.options.links}: an index points to no jet or no candidate")
-        first_candidate = kinematics.offsets_from_counts(counts)
-        return first_jet[event] + local_jet, first_candidate[event] + local_candidate
+    def _collection(self, table: Any, name: str, columns: tuple[str, ...]) -> _Collection:
+        flat, offsets, uneven = align([root.flat(table[f"{name}_{column}"]) for column in columns])
+        return _Collection(dict(zip(columns, flat, strict=True)), offsets, uneven)
 
-    def _momenta(
-        self, lists: dict[str, tuple[NDArray[Any], NDArray[np.int64]]], index: NDArray[np.int64]
-    ) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
-        """Return the four-momenta and codes of candidates."""
-        prefix = f"{self.options.candidates}_"
-        names = ("pt", "eta", "phi", "mass", "pdgId")
-        pt, eta, phi, mass, code = (lists[f"{prefix}{name}"][0][index] for name in names)
-        weight = lists[f"{prefix}puppiWeight"][0][index] if self.options.puppi else np.float32(1)
-        return four_momenta(pt * weight, eta, phi, mass * weight), code.astype(np.int32)
+    def _columns(self) -> dict[str, tuple[str, ...]]:
+        """Return the columns that are read of the jets, the links and the candidates, by the collection's name."""
+        options = self.options
+        return {
+            options.jets: tuple(dict.fromkeys((*JET, *options.jet_columns))),
+            options.links: LINK,
+            options.candidates: (*CANDIDATE, *(("puppiWeight",) if options.puppi else ())),
+        }
 
     def _branches(self) -> tuple[str, ...]:
-        options = self.options
-        jets = dict.fromkeys(("pt", "eta", "phi", "mass", *options.jet_columns))
-        candidates = ("pt", "eta", "phi", "mass", "pdgId", *(("puppiWeight",) if options.puppi else ()))
-        return (
-            *(f"{options.jets}_{name}" for name in jets),
-            *(f"{options.links}_{name}" for name in ("jetIdx", "pFCandsIdx")),
-            *(f"{options.candidates}_{name}" for name in candidates),
-        )
+        return tuple(f"{name}_{column}" for name, columns in self._columns().items() for column in columns)
+
+
+def _lost_events(jets: _Collection, links: _Collection, candidates: _Collection) -> NDArray[np.str_]:
+    """Return why none of an event's jets can be used, str[events]; empty where they can."""
+    reason = no_reasons(jets.counts.size)
+    event = kinematics.owners(links.offsets)
+    reason[event[links.columns["jetIdx"] >= jets.counts[event]]] = "bad_index"
+    reason[jets.uneven | links.uneven | candidates.uneven] = "unequal_lengths"
+    return reason
+
+
+def _linked(
+    jets: _Collection, links: _Collection, candidates: _Collection, lost: NDArray[np.str_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each link of the other events its jet and candidate, counted over all events, and the broken jets."""
+    event = kinematics.owners(links.offsets)
+    used = (links.columns["jetIdx"] >= 0) & (lost[event] == "")
+    event, local = event[used], links.columns["pFCandsIdx"][used]
+    jet = jets.offsets[event] + links.columns["jetIdx"][used]
+    there = (local >= 0) & (local < candidates.counts[event])
+    return jet[there], (candidates.offsets[event] + local)[there], jet[~there]

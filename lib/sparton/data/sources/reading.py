@@ -16,18 +16,21 @@ from sparton.config import Config, nearest, validate
 from sparton.data.ingest_plan import (
     Part,
     SourceFile,
-    check_identities,
     examine_file,
     origin_of,
     split_work,
+    with_bits,
     without_doubles,
 )
-from sparton.data.sources.block import BadFileError, Source, read_blocks
+from sparton.data.part_reader import read_part
+from sparton.data.sources.block import BadFileError, Source
 from sparton.data.sources.registry import OPTIONS, make_source, source_paths
 from sparton.data.sources.table import Sorted, sort_out, table_schema
 from sparton.errors import ConfigError, DataError, UsageError
 
 CHECKSUM_THREADS = 8
+NO_DAMAGE = ("changed", "missing_file", "permission_denied")
+"""Why a file cannot be read although nothing in it is damaged: no reason to leave out a part of its rows."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class ReadSettings(Config):
     Attributes
     ----------
     on_bad
-        ``fail`` ends the query at the first file or jet that is rejected; ``drop`` leaves them out.
+        ``fail`` ends the query at the first file or jet that is rejected; ``drop`` leaves them out. Of a file whose
+        damage shows only while it is read, ``drop`` leaves out the rows from there to the end of the partition's range.
     labels
         Labels that are known; None: any.
     salt
@@ -110,7 +114,7 @@ def plan_read(source: Source, settings: ReadSettings, files: Sequence[SourceFile
     Raises
     ------
     DataError
-        If a file is bad and the settings say to fail, or two files share identifiers.
+        If a file is bad and the settings say to fail.
     """
     marked = without_doubles(files)
     for file in marked:
@@ -118,8 +122,8 @@ def plan_read(source: Source, settings: ReadSettings, files: Sequence[SourceFile
             raise DataError(f"{file.path}: {file.reason} ({file.detail}); option on_bad=drop leaves such files out")
         if file.reason:
             logger.warning("%s: %s (%s), left out", file.path, file.reason, file.detail)
-    check_identities({file.sha256: file.path for file in marked if not file.reason}, settings.salt)
-    return ReadPlan(source, settings, tuple(marked), tuple(split_work(marked, settings.task_bytes, slots)))
+    named = with_bits(marked, settings.salt)
+    return ReadPlan(source, settings, tuple(named), tuple(split_work(named, settings.task_bytes, slots)))
 
 
 def examine_here(source: Source, inputs: Sequence[str]) -> list[SourceFile]:
@@ -135,22 +139,33 @@ def read_task(plan: ReadPlan, parts: Sequence[Part]) -> Iterator[pa.RecordBatch]
     Raises
     ------
     DataError
-        If a jet is rejected or a file turns out bad, and the settings say to fail.
+        If a jet is rejected or a file turns out bad, and the settings say to fail; whatever they say, if a file was
+        replaced since the partitions were planned (others may have given rows of its old content), or is out of reach.
     """
     for part in parts:
         file = plan.files[part.file]
-        origin = origin_of(plan.source, file, plan.settings.salt)
+        origin = origin_of(plan.source, file)
+        row = part.start
         try:
-            for block in read_blocks(plan.source, file.path, part.start, part.stop):
+            for block in read_part(plan.source, file, part):
                 found = sort_out(block, origin, plan.settings.labels)
                 if plan.settings.on_bad == "fail":
                     _require_good(found)
                 yield found.good
+                row += block.rows
         except BadFileError as error:
-            # What was read of it before may have gone on already, so it cannot be left out now.
-            raise DataError(
-                f"{file.path}: {error.reason} ({error.detail}) met while reading; remove the file"
-            ) from None
+            if error.reason in NO_DAMAGE:
+                raise DataError(
+                    f"{file.path}: {error.reason} since the query was planned ({error.detail}); run it again"
+                ) from None
+            if plan.settings.on_bad == "fail":
+                raise DataError(
+                    f"{file.path}: {error.reason} ({error.detail}) met while reading; option on_bad=drop leaves out "
+                    "the rows from there to the end of the partition's range"
+                ) from None
+            logger.warning(
+                "%s: %s (%s), rows %d to %d left out", file.path, error.reason, error.detail, row, part.stop - 1
+            )
 
 
 def _require_good(found: Sorted) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from pyspark.sql import functions
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton.data.ingest_tasks import examine_files
@@ -43,7 +44,8 @@ def read_jets(
 ) -> DataFrame:
     """Return the jets of files as a DataFrame with the columns of the jets table, on every version of Spark.
 
-    Each action on the result reads the files anew.
+    Each action on the result reads the files anew. Identifiers that files bring along may repeat:
+    :func:`repeated_jet_ids` finds those that do.
 
     Parameters
     ----------
@@ -69,6 +71,16 @@ def read_jets(
     plan = plan_read(source, settings, files, spark.sparkContext.defaultParallelism)
     numbers = spark.range(0, len(plan.tasks), 1, numPartitions=max(1, len(plan.tasks)))
     return numbers.mapInArrow(partial(_read, plan=plan), from_arrow_schema(plan.schema))
+
+
+def repeated_jet_ids(jets: DataFrame) -> DataFrame:
+    """Return the identifiers that several jets have: ``jet_id`` and ``jets`` (how many), no row where all differ.
+
+    An action on the result reads the jets once and sends their identifiers through an exchange: readers are lazy, so
+    what repeats in other partitions cannot be known while one is read. Identifiers made here never repeat.
+    """
+    counted = jets.groupBy("jet_id").agg(functions.count("*").alias("jets"))
+    return counted.where("jets > 1")
 
 
 def _read(batches: Iterable[pa.RecordBatch], plan: ReadPlan) -> Iterator[pa.RecordBatch]:

@@ -28,6 +28,9 @@ DETAILS = {
     "not_finite": "NaN or infinity",
     "negative_energy": "a value below 0",
     "no_constituents": "no constituent has transverse momentum",
+    "no_jet_pt": "jet_pt is not above 0",
+    "negative_mass": "jet_mass is below 0",
+    "bad_index": "a link of the jet points to no candidate, or one of the event to no jet",
     "unknown_label": "more than one label, or none of those known",
     "too_few_jets": "the event has fewer jets than are kept of each",
     "too_many_jets": f"a row has more than {1 << PLACE_BITS} jets",
@@ -98,7 +101,7 @@ def sort_out(block: JetBlock, origin: Origin, labels: tuple[str, ...] | None) ->
     )
     extras = {name: values[chosen] for name, values in block.extras.items()}
     bad = np.flatnonzero(~good)
-    detail = _details(jets.take(bad), block.label.take(pa.array(bad)), reason[bad])
+    detail = _details(block, jets.take(bad), bad, reason[bad])
     return Sorted(
         _batch(rows, extras, _source(block, origin, chosen)),
         block.row[chosen],
@@ -111,6 +114,8 @@ def sort_out(block: JetBlock, origin: Origin, labels: tuple[str, ...] | None) ->
 def _reasons(block: JetBlock, jets: Jets, labels: tuple[str, ...] | None) -> NDArray[np.str_]:
     """Return why each jet is rejected, empty where it is good; what the reader found comes first."""
     found = examine(jets).astype(block.reason.dtype, copy=False)
+    for values in block.extras.values():
+        found = np.where((found == "") & ~np.isfinite(values), "not_finite", found)
     if labels is not None:
         known = pc.or_(pc.is_null(block.label), pc.is_in(block.label, value_set=pa.array(labels, pa.string())))
         found = np.where((found == "") & ~known.to_numpy(zero_copy_only=False), "unknown_label", found)
@@ -118,21 +123,29 @@ def _reasons(block: JetBlock, jets: Jets, labels: tuple[str, ...] | None) -> NDA
     return np.where(block.reason == "", found, block.reason)
 
 
-def _details(jets: Jets, label: pa.Array, reason: NDArray[np.str_]) -> NDArray[np.object_]:
-    """Return what was found in rejected jets: the first column that is not finite, the energy, the label."""
+def _details(block: JetBlock, jets: Jets, bad: NDArray[np.int64], reason: NDArray[np.str_]) -> NDArray[np.object_]:
+    """Return what was found in the jets at ``bad``: the first column that is not finite, the value, the label."""
     detail = np.full(reason.size, None, object)
     for name, text in DETAILS.items():
         detail[reason == name] = text
+    for name, values in reversed(block.extras.items()):
+        detail[(reason == "not_finite") & ~np.isfinite(values[bad])] = f"{name} is not finite"
     owner = kinematics.owners(jets.offsets)
     for name in reversed((*JET_VALUES, *MOMENTA)):
-        bad = ~np.isfinite(getattr(jets, name))
+        wrong = ~np.isfinite(getattr(jets, name))
         if name in MOMENTA:
-            bad = np.isin(np.arange(reason.size), owner[bad])
-        detail[(reason == "not_finite") & bad] = f"{name} is not finite"
+            wrong = np.isin(np.arange(reason.size), owner[wrong])
+        detail[(reason == "not_finite") & wrong] = f"{name} is not finite"
     lowest = np.zeros(reason.size, np.float32)
     np.minimum.at(lowest, owner, np.where(jets.energy < 0, jets.energy, 0))
-    below = (reason == "negative_energy") & (lowest < 0)
-    detail[below] = np.char.mod("energy %.6g", lowest[below])
+    for name, what, values, shown in (
+        ("negative_energy", "energy", lowest, lowest < 0),
+        ("no_jet_pt", "jet_pt", jets.jet_pt, jets.jet_pt <= 0),
+        ("negative_mass", "jet_mass", jets.jet_mass, jets.jet_mass < 0),
+    ):
+        told = (reason == name) & shown
+        detail[told] = np.char.mod(f"{what} %.6g", values[told])
+    label = block.label.take(pa.array(bad))
     unknown = (reason == "unknown_label") & label.is_valid().to_numpy(zero_copy_only=False)
     detail[unknown] = [f"label {text!r}" for text in label.filter(pa.array(unknown)).to_pylist()]
     return detail
