@@ -109,10 +109,10 @@ class Online:
         """Rows that must have come before the first centroids are found."""
         return self.stream.start_after or self.cluster.rows_per_cluster * self.cluster.n_clusters
 
-    def can_begin(self, sample: Sample) -> bool:
-        """Tell whether a sample of what has come so far is enough: of rows, and of distinct ones for the centroids."""
-        enough = int(sample.copies.sum()) >= self.start_after
-        return enough and len(np.unique(sample.rows, axis=0)) >= self.cluster.n_clusters
+    def can_begin(self, rows: int, sample: Sample) -> bool:
+        """Tell whether enough rows have come, and a sample of them has enough distinct ones for the centroids."""
+        distinct = len(np.unique(sample.rows[sample.weight > 0], axis=0))
+        return rows >= self.start_after and distinct >= self.cluster.n_clusters
 
     def begin(self, names: tuple[str, ...], sample: Sample) -> Model:
         """Return the first centroids, found on a sample.
@@ -178,6 +178,11 @@ class Online:
         after = replace(model, state=state, totals=added(kept, statistics))
         return after, self._told(model, after, statistics, figures)
 
+    def weight(self, statistics: Any) -> float:
+        """Return the weight of the rows that statistics are of."""
+        of_kmeans = isinstance(self.cluster, KMeansSettings)
+        return float(statistics.counts.sum() if of_kmeans else statistics.weight)
+
     def starved(self, model: Model) -> int:
         """Return how many centroids are to be put onto rows of the batch."""
         method = self.method(model.inputs)
@@ -224,10 +229,10 @@ class Online:
 
     def mean_objective(self, model: Model) -> float:
         """Return the objective a row over the stream, what was forgotten left out."""
-        totals = model.totals
+        totals, weight = model.totals, self.weight(model.totals)
         if isinstance(self.cluster, KMeansSettings):
-            return float(totals.inertia) / float(totals.counts.sum())
-        return cost(model.state.widths, totals.masses) / float(totals.weight)
+            return float(totals.inertia) / weight
+        return cost(model.state.widths, totals.masses) / weight
 
     def _told(self, before: Model, after: Model, statistics: Any, figures: Figures) -> Step:
         distance = np.sqrt(np.square(after.state.centroids - before.state.centroids).sum(axis=1))

@@ -89,6 +89,11 @@ def save(folder: str, state: StreamState, keep: int) -> None:
     checkpoint.save(storage.join(folder, STATES), arrays, notes, keep)
 
 
+def begun(folder: str) -> bool:
+    """Tell whether there is a state, sound or not."""
+    return bool(checkpoint.steps(storage.join(folder, STATES)))
+
+
 def load(folder: str, kind: str) -> StreamState | None:
     """Return the last state that is sound, of a method; None where there has been none.
 
@@ -100,7 +105,7 @@ def load(folder: str, kind: str) -> StreamState | None:
     states = storage.join(folder, STATES)
     found = checkpoint.latest(states)
     if found is None:
-        if checkpoint.steps(states):
+        if begun(folder):
             raise DataError(
                 f"{states}: none of the states is sound, so nothing tells which batches they held; restore the folder, "
                 f"or remove {folder} to begin the stream anew"
