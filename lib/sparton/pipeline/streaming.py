@@ -165,8 +165,8 @@ def _schema(spark: SparkSession, settings: PipelineSettings, folder: str, states
     first = next((path for path in storage.expand(folder) if path.endswith(PARQUET)), None)
     if first is None:
         raise UsageError(
-            f"{folder}: no Parquet file in it yet, which would tell the columns; put one there, or name the columns and "
-            "their types (stream.source_schema)"
+            f"{folder}: no Parquet file in it yet, which would tell the columns; put one there, or name the columns "
+            "and their types (stream.source_schema)"
         )
     with executor_errors(STAGE):
         found = spark.read.parquet(storage.spark_source(first)).schema
