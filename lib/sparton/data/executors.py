@@ -14,6 +14,10 @@ from sparton.errors import DataError
 
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
 UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
+OTHER_TYPE = re.compile(
+    r"(?:reading|in) file (?P<path>\S+?)\.? .*?[Cc]olumn:? `?\[(?P<column>[^\]]*)\]`?[.,] "
+    r"Expected(?: Spark type|:) (?P<expected>\w+), (?:actual Parquet type|Found:) (?P<found>\w+)"
+)
 JAVA_REASON = re.compile(r"^: [\w.$]+(?:Exception|Error): (?P<reason>.+)$", re.MULTILINE)
 NO_CONNECTOR = re.compile(r"Class org\.apache\.hadoop\.fs\.\S+ not found|No FileSystem for scheme \S+")
 NO_SPACE = "No space left on device"
@@ -63,6 +67,12 @@ def _reason(text: str) -> str:
             if match["kind"].rpartition(".")[2] in OWN_ERRORS:
                 return match["reason"].strip()
             return f"{match['kind']}: {match['reason'].strip()}"
+    if other := OTHER_TYPE.search(text):
+        path = re.sub(r"^file:/+", "/", other["path"])
+        return (
+            f"{path}: column {other['column']} is {other['found']}, expected {other['expected']} as in the files before; "
+            "write the file with that type"
+        )
     if unreadable := UNREADABLE.search(text):
         path = re.sub(r"^file:/+", "/", unreadable["path"])
         return f"{path}: cannot be read, it is damaged or not Parquet; restore the file or make it again"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POLL_S = 1  # how often an interrupt is noticed
 
-AVAILABLE_NOW = "available-now"
+AVAILABLE_NOW: Final = "available-now"
 
 ANY_AGE = "36500d"
 """Age of files that Spark's source still looks at. Its default, a week before the newest that it has seen, would pass

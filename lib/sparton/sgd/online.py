@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sparton.errors import ConfigError, TrainingError
 from sparton.sgd.batch import Batch
 from sparton.sgd.bundle import Description, PossibilisticDescription, TableInputs
+from sparton.sgd.compute import own_threads
 from sparton.sgd.kmeans import ROWS_BETWEEN_RESEEDINGS, KMeans, KMeansState
 from sparton.sgd.method import Figures, Method, Outcome, Words, added
 from sparton.sgd.possibilistic import PossibilisticCMeans, PossibilisticState, cost
@@ -137,7 +138,8 @@ class Online:
             scaling=self.cluster.scaling,
         )
         method = self.method(inputs)
-        state = method.first_state(sample.rows, sample.shares)
+        with own_threads():  # the number of threads would change bits of the libraries' products
+            state = method.first_state(sample.rows, sample.shares)
         return Model(inputs, state, nothing(method, state))
 
     def go_on(self, description: Description) -> Model:
