@@ -70,8 +70,8 @@ def _reason(text: str) -> str:
     if other := OTHER_TYPE.search(text):
         path = re.sub(r"^file:/+", "/", other["path"])
         return (
-            f"{path}: column {other['column']} is {other['found']}, expected {other['expected']} as in the files before "
-            "it; write the file with that type"
+            f"{path}: column {other['column']} is {other['found']}, expected {other['expected']} as in the files "
+            "before it; write the file with that type"
         )
     if unreadable := UNREADABLE.search(text):
         path = re.sub(r"^file:/+", "/", unreadable["path"])
