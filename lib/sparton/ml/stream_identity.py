@@ -54,7 +54,7 @@ def read(folder: str) -> Known | None:
     version = found.get("format") if isinstance(found, dict) else None
     if version != FORMAT:
         raise DataError(f"{path}: format {version!r}, expected {FORMAT}; name another folder for the states")
-    kind = KMeansSettings if found["cluster"]["method"] == "kmeans" else PossibilisticSettings
+    kind: type[Any] = KMeansSettings if found["cluster"]["method"] == "kmeans" else PossibilisticSettings
     return Known(found["asked"], validate(kind, found["cluster"], path), found["schema"])
 
 

@@ -255,20 +255,19 @@ class StreamClustering:
         logger.info("stream: published the clusters after batch %d at %s", state.batch, self.output)
         return True
 
-    def _after(
-        self, state: StreamState, batch: DataFrame, number: int, started: float
-    ) -> tuple[StreamState, Step | None]:
+    def _after(self, batch: DataFrame, number: int, started: float) -> tuple[StreamState, Step | None]:
         """Return the state with a micro-batch, and what the step did; None where none was made."""
-        model, seen, seed = state.model, state.sample, self.online.cluster.seed
-        quarantine: str | None = storage.join(self.folder, QUARANTINE, f"batch-{number:09d}")
+        state, seed = self.state, self.online.cluster.seed
+        model, seen = state.model, state.sample
+        quarantine: str | None = self._quarantine(number)
         found: Found[Any] | None = None
         if model is None:
             count, keys = self.online.cluster.sample_rows, evenly(seed)
             found = self._reduced(batch, number, sample(count, keys), quarantine)
             seen, quarantine = Sample.together([seen, found.value]).lowest(count, keys), None
             if self.online.can_begin(state.rows + _kept(found), seen):
+                logger.info("stream: first centroids from a sample of %d distinct rows", len(seen.ids))
                 model, seen = self.online.begin(self.names, seen), Sample.nothing(len(self.names))
-                logger.info("stream: first centroids from a sample of %d rows", count)
         step, mended = None, 0
         if model is not None:
             method = self.online.method(model.inputs)

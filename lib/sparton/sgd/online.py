@@ -220,10 +220,8 @@ class Online:
         # What a centroid stands for tells whether it has rows: the stream may just have begun.
         assert isinstance(method, PossibilisticCMeans)
         found = method.outcome(model.state, totals._replace(masses=model.state.counts))
-        mean_cost = cost(model.state.widths, totals.masses) / float(totals.weight)
-        return replace(
-            found, figures={**found.figures, "cost": mean_cost * float(totals.weight), "mean_cost": mean_cost}
-        )
+        figures = {name: value for name, value in found.figures.items() if name != "cost"}
+        return replace(found, figures={**figures, "mean_cost": self.mean_objective(model)})
 
     def smallest_share(self, model: Model) -> float:
         """Return the smallest cluster's share of all that the clusters stand for."""
