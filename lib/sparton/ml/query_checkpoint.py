@@ -34,11 +34,12 @@ def roll_back(checkpoint: str, batch: int) -> None:
         committed(checkpoint),
         batch,
     )
-    # Commits go first: what is left when this is interrupted is done the next time.
+    # Commits go last: as long as one is left, an interrupted call is repeated. A checksum without its file would keep
+    # Spark from writing that file.
     for kind, last in ((OFFSETS, batch + 1), (COMMITS, batch)):
         for number in sorted(_batches(checkpoint, kind), reverse=True):
             if number > last:
-                for name in (str(number), f".{number}.crc"):
+                for name in (f".{number}.crc", str(number)):
                     storage.remove(storage.join(checkpoint, kind, name))
 
 

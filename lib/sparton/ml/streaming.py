@@ -330,7 +330,7 @@ class StreamClustering:
                 "weight": step.weight,
                 self.unit: step.objective,
                 f"smoothed_{self.unit}": smoothed,
-                "largest_move": float(step.moves.max()),
+                "largest_move": _short(step.moves.max()),
                 self.online.words.mended: mended,
                 "moves": [_short(move) for move in step.moves],
                 "sizes": [_short(size) for size in step.sizes],

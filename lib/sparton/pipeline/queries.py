@@ -28,6 +28,9 @@ ANY_AGE = "36500d"
 """Age of files that Spark's source still looks at. Its default, a week before the newest that it has seen, would pass
 over files that come with their old times, as out of an archive."""
 
+PLAN = "=== Streaming Query ==="
+"""What Spark's message goes on with after its reason."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -125,7 +128,8 @@ def wait(query: StreamingQuery, batches: Batches, stop: Callable[[], bool], comm
         if isinstance(batches.error, _EndingError):
             return
         if batches.error is None:
-            raise SpartonError(f"the query failed: {' '.join(str(error).split())}") from error
+            reason, _, _ = str(error).partition(PLAN)
+            raise SpartonError(f"the query failed: {' '.join(reason.split())}") from error
         raise batches.error from error
     finally:
         query.stop()
