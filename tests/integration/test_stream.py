@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES, ROWS, CLUSTERS = 6, 200, 4
+FILES, ROWS, CLUSTERS = 5, 200, 4
+LAST = FILES - 1
 DEADLINE_S = 120
 SETTINGS = [
     "cluster.n_clusters=4",
@@ -103,7 +104,7 @@ def assert_same_states(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stream of six files that nothing has interrupted."""
+    """A stream of five files that nothing has interrupted."""
     root = tmp_path_factory.mktemp("whole")
     for number in range(FILES):
         arrive(root / "table", number)
@@ -122,7 +123,7 @@ def copy_of(root: Path, target: Path) -> Path:
 def test_clusters_follow_the_clouds(whole: Path) -> None:
     found = bundle.load(str(whole / "model"))
     assert found.inputs.feature_names == ("a", "b")
-    centers = (found.clusters.centers - [1000, 0]) / [1, 100] - 0.2 * (FILES - 1)
+    centers = (found.clusters.centers - [1000, 0]) / [1, 100] - 0.2 * LAST
     expected = np.array([[0, 0], [0, 8], [8, 0], [8, 8]])
     away = np.linalg.norm(centers[:, None] - expected, axis=2)
     assert sorted(away.argmin(axis=0)) == [0, 1, 2, 3]
@@ -152,7 +153,7 @@ def test_a_second_run_without_new_files_does_nothing(whole: Path) -> None:
 
 
 def test_killed_in_a_batch_and_begun_again_it_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    """The first driver runs on one core and is killed once Spark has handed out the fourth batch; then two cores."""
+    """The first driver runs on one core and is killed once Spark has handed out the third batch; then two cores."""
     for number in range(FILES):
         arrive(tmp_path / "table", number)
     command = [sys.executable, "-m", "sparton", "stream-cluster", "--config", str(ROOT / "conf" / "stream.yaml")]
@@ -160,7 +161,7 @@ def test_killed_in_a_batch_and_begun_again_it_ends_with_the_same_bits(whole: Pat
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
         try:
-            handed_out = tmp_path / "stream" / "checkpoint" / "offsets" / "3"
+            handed_out = tmp_path / "stream" / "checkpoint" / "offsets" / "2"
             deadline = time.monotonic() + DEADLINE_S
             while not handed_out.exists():
                 assert driver.poll() is None, (tmp_path / "log").read_text()[-3000:]
@@ -169,8 +170,8 @@ def test_killed_in_a_batch_and_begun_again_it_ends_with_the_same_bits(whole: Pat
         finally:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
-    assert not (tmp_path / "stream" / "checkpoint" / "commits" / "3").exists()
-    assert checkpoint.steps(str(tmp_path / "stream" / "states"))[-1] in (2, 3)
+    assert not (tmp_path / "stream" / "checkpoint" / "commits" / "2").exists()
+    assert checkpoint.steps(str(tmp_path / "stream" / "states"))[-1] in (1, 2)
     result = follow(tmp_path)
     assert result.summary["rows"] == FILES * ROWS
     assert_same_states(tmp_path, whole)
@@ -180,7 +181,7 @@ def test_killed_in_a_batch_and_begun_again_it_ends_with_the_same_bits(whole: Pat
 
 def test_a_batch_that_is_in_the_state_is_passed_over(whole: Path, tmp_path: Path) -> None:
     root = copy_of(whole, tmp_path)
-    for name in ("5", ".5.crc"):  # as if Spark had died before it noted the batch
+    for name in (f"{LAST}", f".{LAST}.crc"):  # as if Spark had died before it noted the batch
         (root / "stream" / "checkpoint" / "commits" / name).unlink()
     result = follow(root, input=str(whole / "table"))
     assert result.summary["new batches"] == 0
@@ -191,10 +192,10 @@ def test_a_torn_state_is_made_again_from_the_one_before(
     whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copy_of(whole, tmp_path)
-    torn = root / "stream" / "states" / "step-000000005" / "state.npz"
+    torn = root / "stream" / "states" / f"step-00000000{LAST}" / "state.npz"
     torn.write_bytes(torn.read_bytes()[:100])
     result = follow(root, input=str(whole / "table"))
-    assert "Spark has done batch 5, the last sound state is that of batch 4" in caplog.text
+    assert f"Spark has done batch {LAST}, the last sound state is that of batch {LAST - 1}" in caplog.text
     assert result.summary["new batches"] == 1
     assert_same_states(root, whole)
 
@@ -210,11 +211,11 @@ def test_states_of_another_stream_are_refused(whole: Path) -> None:
 def test_states_without_sparks_checkpoint_are_refused(whole: Path, tmp_path: Path) -> None:
     root = copy_of(whole, tmp_path)
     shutil.rmtree(root / "stream" / "checkpoint")
-    with pytest.raises(DataError, match="checkpoint: missing, while the state is that of batch 5"):
+    with pytest.raises(DataError, match=f"checkpoint: missing, while the state is that of batch {LAST}"):
         follow(root, input=str(whole / "table"))
     shutil.copytree(whole / "stream" / "checkpoint", root / "stream" / "checkpoint")
     shutil.rmtree(root / "stream" / "states")
-    with pytest.raises(DataError, match="Spark's checkpoint is that of batch 5, but there is no state"):
+    with pytest.raises(DataError, match=f"Spark's checkpoint is that of batch {LAST}, but there is no state"):
         follow(root, input=str(whole / "table"))
 
 
@@ -234,24 +235,24 @@ def test_the_bundle_is_assigned_and_read_by_spark_ml(whole: Path, spark: SparkSe
     result = pipeline.assign(settings, model=str(whole / "model"))
     assert sum(result.summary["cluster sizes"].values()) == FILES * ROWS
     model = SGDKMeansModel.from_bundle(str(whole / "model")).setInputCols(["a", "b"])  # type: ignore[attr-defined]
-    found = model.transform(spark.read.parquet(str(whole / "table" / "5.parquet"))).toPandas()
+    found = model.transform(spark.read.parquet(str(whole / "table" / "0.parquet"))).toPandas()
     assert len(set(zip(found["prediction"], np.arange(ROWS) % CLUSTERS, strict=True))) == CLUSTERS
     described = pipeline.info(str(whole / "model"), verify=True)
     assert described.kind == "bundle of clusters"
     assert described.problems == []
-    assert described.details["trained on"] == "1,200 rows in 6 batches of a stream"
+    assert described.details["trained on"] == "1,000 rows in 5 batches of a stream"
 
 
 def test_a_bundle_goes_on_and_the_query_ends_when_asked(whole: Path, tmp_path: Path) -> None:
     """Centroids, counts and scaling go on; the trigger is a number of seconds."""
-    arrive(tmp_path / "table", 6)
+    arrive(tmp_path / "table", FILES)
     told = tmp_path / "stream" / "metrics"
     overrides = ["stream.trigger=0.2", "stream.half_life=null", "cluster.reseed_ratio=0"]
     result = follow(tmp_path, *overrides, model=str(whole / "model"), stop=told.exists)
     assert result.summary["rows"] == ROWS
     begun, found = bundle.load(str(whole / "model")), bundle.load(str(tmp_path / "model"))
     assert found.inputs == begun.inputs
-    table = rows_of(6)
+    table = rows_of(FILES)
     rows = np.column_stack([table["a"].to_numpy(), table["b"].to_numpy()]).astype(np.float32)
     points, weight = found.inputs.coordinates.points(rows), table["w"].to_numpy().astype(float)
     centroids, counts = np.array(begun.centroids), np.array(begun.counts)
