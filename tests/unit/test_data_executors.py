@@ -49,7 +49,7 @@ WORKER = "org.apache.spark.SparkException: Python worker exited unexpectedly (cr
         (JAVA.format(url="file:///data/part-0.parquet"), "reading: /data/part-0.parquet: cannot be read"),
         (JAVA.format(url="s3a://bucket/a.b/part-0.parquet"), "reading: s3a://bucket/a.b/part-0.parquet: cannot be"),
         (
-            LOST.format(cause="java.lang.RuntimeException: file:/d/2.parquet is not a Parquet file (length is too low: 7)"),
+            LOST.format(cause="java.lang.RuntimeException: file:/d/2.parquet is not a Parquet file (length is 7)"),
             "reading: /d/2.parquet: cannot be read",
         ),
         (
