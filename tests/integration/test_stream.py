@@ -39,6 +39,8 @@ from sparton.sgd.stream_settings import StreamSettings
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from sparton.data.table_encoder import TableEncoder
+
 Array = NDArray[Any]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -351,28 +353,30 @@ def test_sums_and_samples_hang_on_the_rows_alone(spark: SparkSession, frame: Dat
     online = Online(KMeansSettings(n_clusters=4), StreamSettings())
     table = TableSettings(columns=("a", "b"), weight="w")
 
-    def found(rows: DataFrame, table: TableSettings = table) -> tuple[Any, Sample]:
-        encoder = encoder_of(("a", "b"), table)
-        given = projected(rows, encoder)
-        drawn = reduced(given, encoder, sample(50, evenly(1)), 3, None, "test")
-        assert (drawn.read, int(drawn.value.copies.sum()) <= drawn.read) == (ROWS + 20, True)
-        model = online.begin(("a", "b"), drawn.value)
-        kind = stream_state.KINDS["kmeans"][1]
-        work = sums(online.method(model.inputs), model.state, kind)
-        return reduced(given, encoder, work, 3, None, "test").value, drawn.value
+    encoder, kind = encoder_of(("a", "b"), table), stream_state.KINDS["kmeans"][1]
 
-    others = [frame.repartition(5, F.rand(3)), frame.orderBy(F.desc("b")).coalesce(1)]
-    expected, drawn = found(frame)
-    assert len(drawn.ids) == 50
-    for other in others:
-        values, again = found(other)
-        assert all(np.array_equal(one, two) for one, two in zip(values, expected, strict=True))
-        assert all(np.array_equal(one, two) for one, two in zip(again, drawn, strict=True))
+    def drawn(rows: DataFrame) -> Sample:
+        found = reduced(projected(rows, encoder), encoder, sample(50, evenly(1)), 2, None, "test")
+        assert found.read == ROWS + 20
+        return found.value
+
+    def summed(rows: DataFrame, encoder: TableEncoder = encoder) -> Any:
+        work = sums(online.method(model.inputs), model.state, kind)
+        return reduced(projected(rows, encoder), encoder, work, 2, None, "test").value
+
+    first = drawn(frame)
+    assert len(first.ids) == 50
+    model = online.begin(("a", "b"), first)
+    expected = summed(frame)
+    for other in (frame.repartition(5, F.rand(3)), frame.orderBy(F.desc("b")).coalesce(1)):
+        assert all(np.array_equal(one, two) for one, two in zip(drawn(other), first, strict=True))
+        assert all(np.array_equal(one, two) for one, two in zip(summed(other), expected, strict=True))
     lists = frame.select(F.array("a", "b").alias("list"), "w")
-    of_array = found(lists, TableSettings(array="list", length=2, weight="w"))[0]
     vectors = lists.select(array_to_vector("list").alias("list"), "w").repartition(4)
-    of_vector = found(vectors, TableSettings(array="list", length=2, weight="w"))[0]
+    of_list = encoder_of(("a", "b"), TableSettings(array="list", length=2, weight="w"))
+    of_array, of_vector = summed(lists, of_list), summed(vectors, of_list)
     assert all(np.array_equal(one, two) for one, two in zip(of_array, of_vector, strict=True))
+    assert np.allclose(of_array.residuals, expected.residuals, atol=1e-9)
 
 
 def test_any_streaming_dataframe_is_followed(spark: SparkSession, tmp_path: Path) -> None:
