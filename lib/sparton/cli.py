@@ -39,6 +39,7 @@ STAGES = {
     "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
     "cluster": "table set -> bundle of clusters: k-means or possibilistic c-means by gradient descent",
+    "stream-cluster": "Parquet files as they arrive in a folder -> bundle of clusters that follow them",
     "import-checkpoint": "TensorFlow 1 checkpoint of the published network -> model bundle",
     "export": "model bundle -> TensorFlow SavedModel, for serving without Sparton",
     "assign": "set or jets table + bundle -> cluster, distances and score of every jet or row",
@@ -55,6 +56,7 @@ STAGE_ARGUMENTS = (
     "checkpoint",
     "model",
     "table",
+    "state",
     "output",
     "append",
     "kind",
@@ -127,6 +129,7 @@ def _way_on(options: argparse.Namespace) -> str:
         "run": "begins with the stage that was interrupted, training with its last checkpoint",
         "train": "goes on from the last checkpoint",
         "cluster": "goes on from the last checkpoint",
+        "stream-cluster": "goes on after the last batch that ended",
         "ingest": "goes on with the files that the table does not hold yet" if getattr(options, "watch", None) else "",
     }
     return f"What was published before stays; the same command {ways.get(options.command) or 'begins anew'}"
@@ -210,6 +213,8 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
             required=True,
             help="what the checkpoint's files begin with: .../cluster.ckpt",
         )
+    elif stage == "stream-cluster":
+        _add_stream(command)
     elif stage not in ("generate", "export"):
         command.add_argument("--input", metavar="DIR", help=f"input folder ({from_workspace})")
     if stage == "prepare":
@@ -246,6 +251,29 @@ def _add_ingest(command: argparse.ArgumentParser) -> None:
     command.add_argument("--append", action="store_true", help="add files that the output does not hold yet")
 
 
+def _add_stream(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input", metavar="FOLDER", help="folder that Parquet files arrive in (default: table, in the workspace)"
+    )
+    command.add_argument(
+        "--model", metavar="DIR", help="bundle whose clusters go on; default: begin with the first rows"
+    )
+    command.add_argument(
+        "--state", metavar="DIR", help="states, Spark's checkpoint and metrics (default: stream, in the workspace)"
+    )
+    command.add_argument(
+        "--trigger",
+        metavar="WHEN",
+        help="available-now (take what is there, then end) or seconds between looks (stream.trigger)",
+    )
+    command.add_argument(
+        "--max-rejected",
+        metavar="FRACTION",
+        type=float,
+        help="stop before a micro-batch of which more rows than this are broken (table.max_rejected)",
+    )
+
+
 def _add_prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--kind",
@@ -278,7 +306,10 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
         "spark.master": ("--master", options.master),
         "launch.workers": ("--workers", options.workers),
         "launch.retries": ("--retries", options.retries),
-        "watch.trigger": ("--trigger", getattr(options, "trigger", None)),
+        f"{'stream' if options.command == 'stream-cluster' else 'watch'}.trigger": (
+            "--trigger",
+            getattr(options, "trigger", None),
+        ),
         "ingest.format": ("--format", getattr(options, "format", None)),
         "train.start_from": ("--from-bundle", getattr(options, "from_bundle", None)),
         f"{_section(options)}.max_rejected": ("--max-rejected", getattr(options, "max_rejected", None)),
@@ -289,6 +320,8 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
 
 def _section(options: argparse.Namespace) -> str:
     """Return the section of the configuration that a command's own options belong to."""
+    if options.command == "stream-cluster":
+        return "table"
     if options.command != "prepare":
         return str(options.command)
     from sparton.config import load_config
@@ -304,9 +337,13 @@ def _run_one(options: argparse.Namespace) -> None:
 
     stage: Callable[..., StageResult] = getattr(pipeline, options.command.replace("-", "_"))
     folders = {key: getattr(options, key) for key in STAGE_ARGUMENTS if getattr(options, key, None)}
-    if getattr(options, "trigger", None) and not options.watch:
+    if options.command == "ingest" and options.trigger and not options.watch:
         raise UsageError("--trigger says when to look with --watch; leave it out, or name a folder with --watch")
-    if getattr(options, "watch", None):
+    if options.command == "stream-cluster":
+        if options.force:
+            raise UsageError("stream-cluster counts each row once; to begin anew remove the states (--state)")
+        result = stage(_settings(options), **folders)
+    elif getattr(options, "watch", None):
         result = _watch(options)
     else:
         result = stage(_settings(options), force=options.force, **folders)

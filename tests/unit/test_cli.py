@@ -54,6 +54,9 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
         ["train", "--retries", "-1"],
         ["info"],
         ["ingest", "--input", "x", "--trigger", "5"],
+        ["stream-cluster", "--force"],
+        ["stream-cluster", "--trigger", "now"],
+        ["stream-cluster", "--max-rejected", "2"],
     ],
 )
 def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +120,7 @@ def test_a_file_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["train"], "goes on from the last checkpoint"),
         (["ingest", "--input", "x"], "begins anew"),
         (["ingest", "--watch", "x"], "goes on with the files that the table does not hold yet"),
+        (["stream-cluster"], "goes on after the last batch that ended"),
     ],
 )
 def test_ctrl_c_says_what_is_true_of_the_command(

@@ -49,8 +49,23 @@ WORKER = "org.apache.spark.SparkException: Python worker exited unexpectedly (cr
         (JAVA.format(url="file:///data/part-0.parquet"), "reading: /data/part-0.parquet: cannot be read"),
         (JAVA.format(url="s3a://bucket/a.b/part-0.parquet"), "reading: s3a://bucket/a.b/part-0.parquet: cannot be"),
         (
+            LOST.format(cause="java.lang.RuntimeException: file:/d/2.parquet is not a Parquet file (length is 7)"),
+            "reading: /d/2.parquet: cannot be read",
+        ),
+        (
             "[CANNOT_READ_FILE_FOOTER] Could not read footer: file:/d/p.parquet. SQLSTATE",
             "/d/p.parquet: cannot",
+        ),
+        (
+            "[FAILED_READ_FILE.PARQUET_COLUMN_DATA_TYPE_MISMATCH] Encountered error while reading file "
+            "file:///d/a.b.parquet. Data type mismatches when reading Parquet column `[a]`. Expected Spark type "
+            "double, actual Parquet type BINARY. SQLSTATE: KD001",
+            r"reading: /d/a\.b\.parquet: column a is BINARY, expected double",
+        ),
+        (
+            "Parquet column cannot be converted in file file:///d/a.parquet. "
+            "Column: [a], Expected: double, Found: INT32.",
+            r"reading: /d/a\.parquet: column a is INT32, expected double",
         ),
         ("Out of memory\nat x", "reading: Out of memory"),
         ("", "Spark gave no reason"),

@@ -14,6 +14,11 @@ from sparton.errors import DataError
 
 PYTHON_REASON = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*): (?P<reason>.+)$", re.MULTILINE)
 UNREADABLE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER)[^\]]*\].*?(?P<path>[\w-]+:/\S+?)[.,]?\s")
+NOT_PARQUET = re.compile(r"(?P<path>[\w-]+:/\S+) is not a Parquet file")
+OTHER_TYPE = re.compile(
+    r"(?:reading|in) file (?P<path>\S+?)\.? .*?[Cc]olumn:? `?\[(?P<column>[^\]]*)\]`?[.,] "
+    r"Expected(?: Spark type|:) (?P<expected>\w+), (?:actual Parquet type|Found:) (?P<found>\w+)"
+)
 JAVA_REASON = re.compile(r"^: [\w.$]+(?:Exception|Error): (?P<reason>.+)$", re.MULTILINE)
 NO_CONNECTOR = re.compile(r"Class org\.apache\.hadoop\.fs\.\S+ not found|No FileSystem for scheme \S+")
 NO_SPACE = "No space left on device"
@@ -63,7 +68,13 @@ def _reason(text: str) -> str:
             if match["kind"].rpartition(".")[2] in OWN_ERRORS:
                 return match["reason"].strip()
             return f"{match['kind']}: {match['reason'].strip()}"
-    if unreadable := UNREADABLE.search(text):
+    if other := OTHER_TYPE.search(text):
+        path = re.sub(r"^file:/+", "/", other["path"])
+        return (
+            f"{path}: column {other['column']} is {other['found']}, expected {other['expected']} as in the files "
+            "before it; write the file with that type"
+        )
+    if unreadable := UNREADABLE.search(text) or NOT_PARQUET.search(text):
         path = re.sub(r"^file:/+", "/", unreadable["path"])
         return f"{path}: cannot be read, it is damaged or not Parquet; restore the file or make it again"
     if missing := NO_CONNECTOR.search(text):

@@ -23,14 +23,7 @@ from pyspark.ml.param.shared import (
     HasTol,
     HasWeightCol,
 )
-from pyspark.ml.util import (
-    DefaultParamsReader,
-    DefaultParamsWritable,
-    DefaultParamsWriter,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
+from pyspark.ml.util import DefaultParamsWritable, MLReader, MLWritable, MLWriter
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BooleanType, DataType, FloatType, IntegerType, StructField, StructType
@@ -39,6 +32,7 @@ from sparton import storage
 from sparton.config import validate
 from sparton.data.settings import TRAIN, TableSettings
 from sparton.errors import ConfigError, DataError
+from sparton.ml.bundle_files import BUNDLE_FOLDER, BundleReader, BundleWriter, read_files
 from sparton.ml.table_input import FEATURES, ID, WEIGHT, checked_length, features_column, weight_column
 from sparton.sgd import bundle
 from sparton.sgd.clusters import Clusters, PossibilisticClusters
@@ -47,8 +41,6 @@ from sparton.sgd.settings import ClusterSettings, KMeansSettings, PossibilisticS
 if TYPE_CHECKING:
     from pyspark.ml.linalg import Vector
     from pyspark.sql import DataFrame, SparkSession
-
-BUNDLE_FOLDER = "bundle"
 
 SHARED_SETTINGS = {
     "k": "n_clusters",
@@ -302,10 +294,15 @@ class TableClusters(Model, ClusterParams, MLWritable):
         description = bundle.load(folder)
         if description.kind != cls.KIND:
             raise DataError(f"{folder}: a bundle of kind {description.kind!r}, {cls.__name__} reads {cls.KIND!r}")
-        model = cls({name: _content(storage.join(folder, name)) for name in bundle.FILES})
+        model = cls(read_files(folder, bundle.FILES))
         chosen = {name: description.training[setting] for name, setting in cls.SETTINGS.items()}
         known = {name: value for name, value in chosen.items() if value is not None}
         return model._set(**{**known, "patience": chosen["patience"] or 0})
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Content of the bundle's files by name."""
+        return self._files
 
     @cached_property
     def description(self) -> bundle.Description:
@@ -352,12 +349,12 @@ class TableClusters(Model, ClusterParams, MLWritable):
 
     def write(self) -> MLWriter:
         """Return a writer of the parameters and the bundle."""
-        return _Writer(self)
+        return BundleWriter(self)
 
     @classmethod
     def read(cls) -> MLReader[Any]:
         """Return the reader of what :meth:`write` wrote."""
-        return _Reader(cls)
+        return BundleReader(cls)
 
 
 def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str]) -> pd.DataFrame:
@@ -400,37 +397,3 @@ def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str
         if every is not None:
             found["typicalities"] = list(clusters.typicalities(every))
     return pd.DataFrame({name: found[name] for name in wanted})
-
-
-def _content(path: str) -> bytes:
-    with storage.open_file(path) as stream:
-        content: bytes = stream.read()
-    return content
-
-
-class _Writer(MLWriter):
-    def __init__(self, model: TableClusters) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:  # noqa: N802 - called by Spark ML
-        DefaultParamsWriter.saveMetadata(self._model, path, self.sc)
-        folder = storage.join(path, BUNDLE_FOLDER)
-        storage.make_dirs(folder)
-        for name, content in self._model._files.items():
-            with storage.open_file(storage.join(folder, name), "wb") as stream:
-                stream.write(content)
-
-
-class _Reader(MLReader[Any]):
-    def __init__(self, cls: type[TableClusters]) -> None:
-        super().__init__()
-        self._class = cls
-
-    def load(self, path: str) -> TableClusters:
-        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, self.sc)
-        model: Any = self._class.from_bundle(storage.join(path, BUNDLE_FOLDER))
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        found: TableClusters = model
-        return found

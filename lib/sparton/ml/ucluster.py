@@ -16,14 +16,14 @@ from pydantic import Field
 from pyspark.ml import Model
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasFeaturesCol
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
-from sparton import storage
 from sparton.config import Config
 from sparton.data.featurize import decode_features
 from sparton.data.schema import require_columns
 from sparton.errors import DataError
+from sparton.ml.bundle_files import BundleReader, BundleWriter, read_files, write_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sparton.data.featurize import FeatureSpec
     from sparton.ucluster.bundle import Bundle
 
-BUNDLE_FOLDER = "bundle"
 OUTPUTS = (
     StructField("cluster", IntegerType()),
     StructField("distance", ArrayType(FloatType())),
@@ -94,7 +93,12 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritab
         from sparton.ucluster import bundle
 
         bundle.verify(folder)
-        return cls({name: _read(storage.join(folder, name)) for name in bundle.FILES})
+        return cls(read_files(folder, bundle.FILES))
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Content of the bundle's files by name."""
+        return self._files
 
     @property
     def bundle(self) -> Bundle:
@@ -141,12 +145,12 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritab
 
     def write(self) -> MLWriter:
         """Return a writer of the parameters and the bundle."""
-        return _Writer(self)
+        return BundleWriter(self)
 
     @classmethod
     def read(cls) -> MLReader[UClusterModel]:
         """Return the reader of what :meth:`write` wrote."""
-        return _Reader()
+        return BundleReader(cls)
 
 
 def append_clusters(
@@ -213,14 +217,6 @@ def _lists(rows: NDArray[np.float32]) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, rows.reshape(-1))
 
 
-def _read(path: str) -> bytes:
-    with storage.open_file(path) as stream:
-        content = stream.read()
-    if not isinstance(content, bytes):
-        raise DataError(f"{path}: not readable as bytes")
-    return content
-
-
 def _digest(files: dict[str, bytes]) -> str:
     digest = hashlib.sha256()
     for name in sorted(files):
@@ -240,15 +236,9 @@ def _load(digest: str, files: Callable[[], dict[str, bytes]]) -> Bundle:
         from sparton.ucluster import bundle
 
         with tempfile.TemporaryDirectory(prefix="sparton-bundle-") as folder:
-            _unpack(files(), folder)
+            write_files(folder, files())
             _Cache.bundle, _Cache.digest = bundle.load(folder), digest
     return _Cache.bundle
-
-
-def _unpack(files: dict[str, bytes], folder: str) -> None:
-    for name, content in files.items():
-        with storage.open_file(storage.join(folder, name), "wb") as stream:
-            stream.write(content)
 
 
 @functools.cache
@@ -258,24 +248,3 @@ def _one_thread() -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-class _Writer(MLWriter):
-    def __init__(self, model: UClusterModel) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:  # noqa: N802 - called by Spark ML
-        DefaultParamsWriter.saveMetadata(self._model, path, self.sc)
-        folder = storage.join(path, BUNDLE_FOLDER)
-        storage.make_dirs(folder)
-        _unpack(self._model._files, folder)
-
-
-class _Reader(MLReader[UClusterModel]):
-    def load(self, path: str) -> UClusterModel:
-        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, self.sc)
-        model = UClusterModel.from_bundle(storage.join(path, BUNDLE_FOLDER))
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model

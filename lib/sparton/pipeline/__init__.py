@@ -13,6 +13,7 @@ from sparton.pipeline.inspection import info
 from sparton.pipeline.preparation import prepare
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageResult
+from sparton.pipeline.streaming import stream_cluster
 from sparton.pipeline.training import train
 from sparton.pipeline.validation import validate
 from sparton.pipeline.watching import watch
@@ -31,6 +32,7 @@ __all__ = [
     "ingest",
     "prepare",
     "run",
+    "stream_cluster",
     "train",
     "validate",
     "watch",

@@ -30,6 +30,7 @@ KINDS = {
     "validate": "validation",
     "train": "model bundle",
     "cluster": "bundle of clusters",
+    "stream-cluster": "bundle of clusters",
     "import-checkpoint": "model bundle",
     "export": "SavedModel",
     "assign": "assignments",
@@ -312,13 +313,15 @@ def _table_bundle(folder: str) -> dict[str, Any]:
 
     found = read_description(folder)
     training, metrics = found.training, storage.read_json(storage.join(folder, METRICS))
+    streamed = training.get("batches")
+    trained_by = f"in {streamed:,} batches of a stream" if streamed else f"by {training['workers']} worker(s)"
     return {
         "method": f"{METHODS[found.kind]} by stochastic gradient descent",
         "clusters": len(found.centroids),
         "features": ", ".join(found.inputs.feature_names),
         "scaling": found.inputs.scaling,
         **{shown: metrics[name] for name, shown in TABLE_FIGURES.items() if name in metrics},
-        "trained on": f"{training['rows']:,} rows by {training['workers']} worker(s)",
+        "trained on": f"{training['rows']:,} rows {trained_by}",
         "versions": _versions(found.versions),
     }
 

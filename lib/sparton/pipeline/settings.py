@@ -16,6 +16,7 @@ from sparton.ml.ucluster import AssignSettings
 from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
 from sparton.pipeline.session import SparkSettings
+from sparton.pipeline.stream_settings import StreamJobSettings
 from sparton.pipeline.watch_settings import WatchSettings
 from sparton.sgd.settings import ClusterSettings, KMeansSettings
 from sparton.ucluster.settings import ModelSettings, TrainSettings
@@ -28,7 +29,8 @@ class PipelineSettings(Config):
     ----------
     workspace
         Folder (or URL) below which stages publish their outputs unless told otherwise: ``jets``, ``set``, ``model``,
-        ``serving``, ``assignments``, ``report``, ``validation``; and that holds ``runs`` and ``checkpoints``.
+        ``serving``, ``assignments``, ``report``, ``validation``; and that holds ``runs``, ``checkpoints`` and the
+        states of a ``stream``.
     kind
         What the pipeline is about: ``jets``, trained and assigned by UCluster, or ``table``, any table of numbers,
         clustered by one of the methods of ``cluster``. It decides which stages ``run`` takes, and what ``prepare``
@@ -38,6 +40,8 @@ class PipelineSettings(Config):
         these decide whether an output is up to date.
     watch
         When ``ingest --watch`` looks for new files; changes nothing in the table.
+    stream
+        How ``stream-cluster`` follows files that arrive; ``table`` names their columns, ``cluster`` the method.
     launch, spark
         Where it runs and with how many workers. The number of workers decides the global batch, so it counts too;
         the rest changes nothing in the results.
@@ -54,6 +58,7 @@ class PipelineSettings(Config):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     cluster: ClusterSettings = KMeansSettings()
+    stream: StreamJobSettings = StreamJobSettings()
     launch: LaunchSettings = LaunchSettings()
     assign: AssignSettings = AssignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

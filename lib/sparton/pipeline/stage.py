@@ -143,7 +143,7 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         If a file of an input is missing or has another size than its stage recorded.
     """
     started = time.perf_counter()
-    _check_alone(call.stage)
+    check_alone(call.stage)
     _check_inputs(call)
     previous = _previous(call)
     if previous is not None and not call.force and not call.extend and _up_to_date(call, previous):
@@ -154,16 +154,27 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         logger.info("%s: started, output %s", call.stage, call.output)
         with _kept_quarantine(call, staging, run_folder), executor_errors(call.stage):
             summary = body(staging)
-        storage.write_json(
-            storage.join(staging, RECORD), _record(call, previous, staging, summary).model_dump(mode="json")
-        )
+        write_record(call, staging, summary, previous)
         storage.write_json(storage.join(run_folder, "summary.json"), summary)
         logger.info("%s: done in %.1f s", call.stage, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return StageResult(call.stage, call.output, summary, False, seconds, run_folder)
 
 
-def _check_alone(stage: str) -> None:
+def write_record(call: StageCall, folder: str, summary: dict[str, Any], previous: StageRecord | None = None) -> None:
+    """Write the record of a folder that is about to be published; the rest of it is there."""
+    record = _record(call, previous, folder, summary)
+    storage.write_json(storage.join(folder, RECORD), record.model_dump(mode="json"))
+
+
+def check_alone(stage: str) -> None:
+    """Check that no other process of a launcher runs the stage, too.
+
+    Raises
+    ------
+    UsageError
+        If the stage is not one that several processes run together.
+    """
     world = described()
     if world is not None and stage != TOGETHER:
         raise UsageError(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sparton.config import Config
+from sparton.pipeline.queries import AVAILABLE_NOW, Trigger
 
 
 class WatchSettings(Config):
@@ -22,17 +20,5 @@ class WatchSettings(Config):
         Files of a micro-batch at most; each publishes the table anew.
     """
 
-    trigger: Literal["available-now"] | Annotated[float, Field(gt=0)] = "available-now"
+    trigger: Trigger = AVAILABLE_NOW
     files_per_batch: int = Field(default=1000, ge=1)
-
-    @field_validator("trigger", mode="before")
-    @classmethod
-    def _when(cls, trigger: Any) -> Any:
-        """Say in one sentence what neither of the two kinds accepts."""
-        if trigger != "available-now":
-            seconds = 0.0
-            with contextlib.suppress(TypeError, ValueError):
-                seconds = 0.0 if isinstance(trigger, bool) else float(trigger)
-            if not 0 < seconds < float("inf"):
-                raise ValueError("expected available-now, or a number of seconds above 0")
-        return trigger

@@ -8,55 +8,38 @@ seen, and never looks again: those that have content later are looked for here, 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sparton import publication, storage
 from sparton.config import fingerprint
 from sparton.data.ingest import read_ingest_record
 from sparton.data.sources.registry import SOURCES
-from sparton.errors import SpartonError, UsageError
+from sparton.errors import UsageError
 from sparton.pipeline.ingestion import ingest, summarise
+from sparton.pipeline.queries import ANY_AGE, Batches, Callback, interrupts, triggered, wait
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.stage import StageResult
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.streaming.query import StreamingQuery
-    from pyspark.sql.streaming.readwriter import DataStreamWriter
 
     from sparton.pipeline.settings import PipelineSettings
 
 LISTING = "path string, modificationTime timestamp, length long, content binary"
 """Schema of Spark's source for whole files. The stream takes ``path`` alone, so that ``content`` is never read."""
 
-POLL_S = 1  # how often an interrupt is noticed
-
-ANY_AGE = "36500d"
-"""Age of files that Spark's source still looks at. Its default, a week before the newest that it has seen, would pass
-over files that come with their old times, as out of an archive."""
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Batches:
-    """What the query's callback has done, for the thread that waits for it."""
+class _Batches(Batches):
+    """Also the results of its micro-batches."""
 
     results: list[StageResult] = field(default_factory=list)
-    error: Exception | None = None
-    ending: bool = False
-
-
-class _EndingError(Exception):
-    """A micro-batch that would begin when the query is about to end; a later query gets its files."""
 
 
 def watch(
@@ -102,12 +85,13 @@ def watch(
     checkpoint = _checkpoint(settings, storage.absolute(folder), target)
     writer = _arrivals(spark, settings, folder).writeStream.option("checkpointLocation", storage.spark_url(checkpoint))
     begun = storage.exists(checkpoint)
-    with _interrupts() as pressed:
+    with interrupts() as pressed:
         if begun:
             _take_late(settings, folder, target, batches)
-        query = _trigger(writer.foreachBatch(_appender(settings, target, batches)), settings.watch.trigger).start()
+        appender = batches.guarded(_appender(settings, target, batches))
+        query = triggered(writer.foreachBatch(appender), settings.watch.trigger).start()
         logger.info("ingest: watching %s, output %s", folder, target)
-        _wait(query, batches, lambda: pressed.is_set() or stop())
+        wait(query, batches, lambda: pressed.is_set() or stop(), "ingest")
         if pressed.is_set():
             raise KeyboardInterrupt
     _take_late(settings, folder, target, batches)
@@ -163,24 +147,12 @@ def _arrivals(spark: SparkSession, settings: PipelineSettings, folder: str) -> D
     )
 
 
-def _trigger(writer: DataStreamWriter, trigger: str | float) -> DataStreamWriter:
-    if trigger == "available-now":
-        return writer.trigger(availableNow=True)
-    return writer.trigger(processingTime=f"{trigger} seconds")
-
-
-def _appender(settings: PipelineSettings, target: str, batches: _Batches) -> Callable[[DataFrame, int], None]:
+def _appender(settings: PipelineSettings, target: str, batches: _Batches) -> Callback:
     def append(listing: DataFrame, number: int) -> None:
-        try:
-            if batches.ending:
-                raise _EndingError
-            paths = _paths(listing)
-            logger.info("ingest: batch %d, %d file(s)", number, len(paths))
-            if paths:
-                batches.results.append(ingest(settings, input=paths, output=target, append=True))
-        except Exception as error:
-            batches.error = error
-            raise
+        paths = _paths(listing)
+        logger.info("ingest: batch %d, %d file(s)", number, len(paths))
+        if paths:
+            batches.results.append(ingest(settings, input=paths, output=target, append=True))
 
     return append
 
@@ -192,53 +164,6 @@ def _paths(listing: DataFrame) -> list[str]:
     for path in set(found) - set(paths):
         logger.warning("%s: arrived, but was removed before it could be read", path)
     return paths
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Yield what Ctrl-C sets; a second one ends the process, as if it were killed.
-
-    PySpark's own handler cancels all jobs: the micro-batch that is under way would fail, as if for a reason of its own.
-    """
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield pressed
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def press(number: int, frame: FrameType | None) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _wait(query: StreamingQuery, batches: _Batches, stop: Callable[[], bool]) -> None:
-    """Wait for the query's end; ``stop`` ends it after the micro-batch that is under way."""
-    try:
-        while not query.awaitTermination(POLL_S) and not stop():
-            pass
-        batches.ending = True
-        if query.isActive:
-            logger.info("ingest: ending after this batch (Ctrl-C again: at once)")
-        _finish(query)
-    except Exception as error:
-        if isinstance(batches.error, _EndingError):
-            return
-        if batches.error is None:
-            raise SpartonError(f"the query failed: {' '.join(str(error).split())}") from error
-        raise batches.error from error
-    finally:
-        query.stop()
-
-
-def _finish(query: StreamingQuery) -> None:
-    while query.isActive and query.status["isTriggerActive"]:
-        query.awaitTermination(POLL_S)
 
 
 def _summary(target: str, batches: _Batches) -> dict[str, Any]:

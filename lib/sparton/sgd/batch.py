@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -17,3 +18,8 @@ class Batch(NamedTuple):
     rows: NDArray[Any]
     weight: NDArray[Any]
     ids: NDArray[Any]
+
+    @classmethod
+    def nothing(cls, width: int) -> Batch:
+        """Return a batch without rows of ``width`` features."""
+        return cls(np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

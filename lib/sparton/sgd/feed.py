@@ -101,8 +101,7 @@ class SetFeed:
 
     def nothing(self) -> Batch:
         """Return a batch without rows."""
-        width = len(self.manifest.feature_names)
-        return Batch(np.zeros((0, width), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        return Batch.nothing(len(self.manifest.feature_names))
 
     def epoch(self, position: Position) -> Iterator[Batch]:
         """Yield the batches of an epoch from a position on."""

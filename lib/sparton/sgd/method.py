@@ -99,6 +99,11 @@ class Method(Protocol[StateT, StatisticsT]):
         """Return what was found, from the last state and the sums over all rows with it."""
 
 
+def added(first: StatisticsT, second: StatisticsT) -> StatisticsT:
+    """Return the sum of two statistics."""
+    return type(first)(*(one + other for one, other in zip(first, second, strict=True)))
+
+
 def add_up(connection: Connection, statistics: StatisticsT) -> StatisticsT:
     """Return statistics summed over all ranks: one exchange of one vector."""
     if connection.world.size == 1:

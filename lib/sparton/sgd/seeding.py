@@ -54,16 +54,21 @@ def first_centroids(points: NDArray[np.float64], weight: Array, k: int, start: s
 
 
 def candidates(batch: Batch, count: int, seed: int, step: int) -> NDArray[np.float64]:
-    """Return a rank's rows that may replace centroids, with their keys, float64 [m, 1 + d], m at most ``count``.
+    """Return a rank's rows that may replace centroids, with their keys, float64 [m, 1 + d], m at most ``count``."""
+    sound = np.flatnonzero(batch.weight > 0)
+    keys = priorities(batch.ids[sound], batch.weight[sound], seed, step)
+    chosen = np.argsort(keys, kind="stable")[:count]
+    return np.column_stack([keys[chosen], batch.rows[sound[chosen]]]).astype(np.float64)
+
+
+def priorities(ids: NDArray[np.int64], weight: Array, seed: int, step: int) -> NDArray[np.float64]:
+    """Return the keys float64 [n] of rows by which centroids are put onto them; weights are above 0.
 
     A key is an exponential variate of the row's identity, over its weight: the lowest keys of all ranks are a weighted
     sample without replacement (Efraimidis and Spirakis, Inf. Process. Lett. 97, 2006), whoever holds the rows.
     """
-    sound = np.flatnonzero(batch.weight > 0)
-    uniform = 1 - unit_interval(hash64(batch.ids[sound], salt_of(RESEEDING, seed, step)))
-    keys = -np.log(uniform) / batch.weight[sound]
-    chosen = np.argsort(keys, kind="stable")[:count]
-    return np.column_stack([keys[chosen], batch.rows[sound[chosen]]]).astype(np.float64)
+    uniform = 1 - unit_interval(hash64(ids, salt_of(RESEEDING, seed, step)))
+    return np.asarray(-np.log(uniform) / weight, np.float64)
 
 
 def lowest(gathered: NDArray[np.float64], count: int) -> NDArray[np.float64]:

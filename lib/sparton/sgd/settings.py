@@ -74,12 +74,13 @@ class DescentSettings(Config):
     checkpoints_kept: int = Field(default=2, ge=1)
     checkpoint_seconds: NonNegative = 60.0
 
-    _sample_rows_per_cluster: ClassVar[int]
+    rows_per_cluster: ClassVar[int]
+    """Rows for each cluster that a sample must have to tell where they are."""
 
     @property
     def sample_rows(self) -> int:
         """Rows of the sample that the first centroids are found on."""
-        return self.start_rows or max(SAMPLE_ROWS, self._sample_rows_per_cluster * self.n_clusters)
+        return self.start_rows or max(SAMPLE_ROWS, self.rows_per_cluster * self.n_clusters)
 
     def deciding(self) -> Self:
         """Return these settings without those that merely keep the training safe on the way."""
@@ -116,7 +117,7 @@ class KMeansSettings(DescentSettings):
     start: Literal["k-means++", "random"] = "k-means++"
     reseed_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
-    _sample_rows_per_cluster: ClassVar[int] = 10
+    rows_per_cluster: ClassVar[int] = 10
 
 
 class PossibilisticSettings(DescentSettings):
@@ -165,7 +166,7 @@ class PossibilisticSettings(DescentSettings):
     smallest_mass: Annotated[float, Field(ge=0, lt=1)] = 0.05
     noise_below: Annotated[float, Field(ge=0, lt=1)] | None = None
 
-    _sample_rows_per_cluster: ClassVar[int] = 50
+    rows_per_cluster: ClassVar[int] = 50
 
     @property
     def noise_limit(self) -> float:

@@ -26,7 +26,7 @@ from sparton.sgd.batch import Batch
 from sparton.sgd.compute import own_threads
 from sparton.sgd.curve import CurveRow
 from sparton.sgd.feed import Feed
-from sparton.sgd.method import Figures, Method, StateT, StatisticsT, add_up
+from sparton.sgd.method import Figures, Method, StateT, StatisticsT, add_up, added
 from sparton.sgd.stopping import Averages, Rule
 
 logger = logging.getLogger(__name__)
@@ -203,8 +203,7 @@ class Trainer(Generic[StateT, StatisticsT]):
         """Return the sums over all rows with the last state; batches of training saw older ones."""
         total = self.method.local_statistics(self.feed.nothing(), self.state)
         for batch in self.feed.once():
-            found = self.method.local_statistics(batch, self.state)
-            total = type(total)(*(one + other for one, other in zip(total, found, strict=True)))
+            total = added(total, self.method.local_statistics(batch, self.state))
         return add_up(self.connection, total)
 
     def _row(self) -> CurveRow:
