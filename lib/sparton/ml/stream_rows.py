@@ -27,7 +27,7 @@ from sparton import storage
 from sparton.data.encoder import FILE, ROW
 from sparton.data.executors import executor_errors
 from sparton.data.featurize import decode_features
-from sparton.data.quarantine_writer import quarantine_file, quarantined
+from sparton.data.quarantine_writer import Quarantine, quarantine_file
 from sparton.data.settings import TableSettings
 from sparton.data.source_files import located
 from sparton.data.table_encoder import ARRAY, ID, WEIGHT, TableEncoder
@@ -250,7 +250,7 @@ def _sound(
             told.rejected += sifted.rejected.counts()
             told.example = told.example or str(sifted.rejected.detail[0])
             if file is not None:
-                file.add(quarantined(batch, pa.nulls(batch.num_rows, pa.int64()), sifted.rejected))
+                file.add(Quarantine("").rows(batch, pa.nulls(batch.num_rows, pa.int64()), sifted.rejected))
         features, _, weight = encoder.pack(sifted.content, np.arange(sifted.row.size))
         yield decode_features(features, encoder.n_features), weight.to_numpy(zero_copy_only=False), sifted.ids
 
