@@ -71,27 +71,37 @@ class DirectSums:
         TrainingError
             If a rank is at another sum.
         """
+        blocks = self._gathered(vector)
+        total = blocks[-self._rank % self._size].copy()
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.add.reduce(self.gather(vector), axis=0, dtype=vector.dtype)
+            for rank in range(1, self._size):
+                total += blocks[(rank - self._rank) % self._size]
+        return total
 
     def gather(self, vector: NDArray[Any]) -> NDArray[Any]:
         """Return the vectors [size, n] of all ranks, which have one length and type; errors as of :meth:`sum`."""
+        return np.roll(self._gathered(vector), self._rank, axis=0)
+
+    def _gathered(self, vector: NDArray[Any]) -> NDArray[Any]:
+        """Return the vectors of all ranks, from this one on in their order."""
         blocks = np.empty((self._size, vector.size), vector.dtype)
         blocks[0] = vector
         self._number += 1
         header = HEADER.pack(self._number, vector.nbytes)
-        known = 1  # blocks of this rank and those after it
+        known = 1
         for number, (target, source) in enumerate(zip(self._targets, self._sources, strict=True)):
             count = min(known, self._size - known)
-            received = bytearray(HEADER.size + count * vector.nbytes)
+            found = bytearray(HEADER.size)
+            out = [memoryview(header), _bytes(blocks[:count])]
+            into = [memoryview(found), _bytes(blocks[known : known + count])]
             try:
-                swap(target, memoryview(header + blocks[:count].tobytes()), source, memoryview(received))
+                swap(target, out, source, into)
             except OSError as error:
                 raise ConnectionError(f"{GONE} {self._peers(number)}: {error}") from error
-            self._check(HEADER.unpack_from(received), vector.nbytes, number)
-            blocks[known : known + count] = np.frombuffer(received, vector.dtype, offset=HEADER.size).reshape(count, -1)
+            # Of two ranks at different sums, the one that waits for less sees it, and ends.
+            self._check(HEADER.unpack(found), vector.nbytes, number)
             known += count
-        return np.roll(blocks, self._rank, axis=0)
+        return blocks
 
     def close(self) -> None:
         """Close the connections."""
@@ -113,7 +123,7 @@ class DirectSums:
         )
 
 
-def swap(target: socket.socket, out: memoryview, source: socket.socket, into: memoryview) -> None:
+def swap(target: socket.socket, out: list[memoryview], source: socket.socket, into: list[memoryview]) -> None:
     """Send ``out`` and fill ``into`` at once, so that ranks that send more than systems buffer do not block each other.
 
     Raises
@@ -121,21 +131,21 @@ def swap(target: socket.socket, out: memoryview, source: socket.socket, into: me
     OSError
         If a connection is broken.
     """
-    sent, received = _sent(target, out), 0
-    if sent < len(out):
+    out = _sent(target, out)
+    if out:
         waiting = select.poll()
         waiting.register(target, select.POLLOUT)
         waiting.register(source, select.POLLIN)
-        while sent < len(out):
+        while out:
             ready = {number for number, _ in waiting.poll()}
             if target.fileno() in ready:
-                sent += _sent(target, out[sent:])
-            if source.fileno() in ready:
-                received += _received(source, into[received:], socket.MSG_DONTWAIT)
-                if received == len(into):
+                out = _sent(target, out)
+            if into and source.fileno() in ready:
+                into = _received(source, into, socket.MSG_DONTWAIT)
+                if not into:
                     waiting.unregister(source)
-    while received < len(into):
-        received += _received(source, into[received:], socket.MSG_WAITALL)
+    while into:
+        into = _received(source, into, socket.MSG_WAITALL)
 
 
 def connect(
@@ -266,15 +276,32 @@ def _message(connection: socket.socket, secret: bytes, deadline: float) -> dict[
         return None
 
 
-def _sent(target: socket.socket, data: memoryview) -> int:
+def _bytes(rows: NDArray[Any]) -> memoryview:
+    return rows.reshape(-1).view(np.uint8).data
+
+
+def _sent(target: socket.socket, parts: list[memoryview]) -> list[memoryview]:
+    """Send what goes without waiting, and return what is left."""
     try:
-        return target.send(data, socket.MSG_DONTWAIT)
+        return _after(target.sendmsg(parts, [], socket.MSG_DONTWAIT), parts)
     except BlockingIOError:
-        return 0
+        return parts
 
 
-def _received(source: socket.socket, into: memoryview, flags: int) -> int:
-    count = source.recv_into(into, len(into), flags)
+def _received(source: socket.socket, parts: list[memoryview], flags: int) -> list[memoryview]:
+    """Fill what has come, and return what is left to fill."""
+    count = source.recvmsg_into(parts, 0, flags)[0]
     if not count:
         raise ConnectionResetError("it was closed")
-    return count
+    return _after(count, parts)
+
+
+def _after(count: int, parts: list[memoryview]) -> list[memoryview]:
+    """Return what follows so many bytes."""
+    left = []
+    for part in parts:
+        taken = min(count, len(part))
+        count -= taken
+        if taken < len(part):
+            left.append(part[taken:])
+    return left
