@@ -1,6 +1,6 @@
 """Assignment of jets to clusters: Spark on one and two cores against the network alone in one process on one core.
 
-The network has its default widths and random weights, which cost what trained ones cost; the jets have 100 slots.
+The network has the published widths and random weights, which cost what trained ones cost; the jets have 100 slots.
 Spark's rate includes reading the set, the way to the Python workers and back, and the distances and embeddings that
 come with each cluster; each core has a worker with one thread.
 """

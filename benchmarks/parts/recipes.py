@@ -113,7 +113,7 @@ def _published(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
     return _run(
         recipe,
         PUBLISHED_RUN,
-        "the published network, losses, target and schedules",
+        "the published network, losses and target",
         target=FIXED_BINS,
         model=conf.model,
         training=published,

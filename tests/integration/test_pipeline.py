@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sparton import pipeline, storage
 from sparton.config import load_config
+from sparton.errors import DataError
 from sparton.pipeline import PipelineSettings
 
 if TYPE_CHECKING:
@@ -104,6 +106,30 @@ def test_assignment_on_executors_equals_the_driver(workspace: Path) -> None:
     np.testing.assert_allclose(np.stack(found["embedding"]), embedding, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(np.stack(found["distance"]), distance, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found["cluster"].to_numpy(), cluster)
+
+
+def test_tensors_that_have_no_embedding_are_an_error(workspace: Path, spark: SparkSession) -> None:
+    from sparton.ml.ucluster import UClusterModel, append_clusters
+
+    model = UClusterModel.from_bundle(str(workspace / "model"))
+    rows = pq.read_table(workspace / "set", columns=["features", "n_particles"]).slice(0, 3)
+    (batch,) = rows.combine_chunks().to_batches()
+    assert append_clusters(batch, model.bundle, "features", "n_particles", 2).schema.names[2:] == [
+        "cluster", "distance", "score", "embedding",
+    ]  # fmt: skip
+    broken = np.frombuffer(batch.column("features")[1].as_py(), np.float32).copy()
+    broken[0] = np.nan
+    others = [row.as_py() for row in batch.column("features")][:2]
+    column = pa.array([*others, broken.tobytes()], pa.binary())
+    batch = pa.RecordBatch.from_arrays([column, batch.column("n_particles")], names=["features", "n_particles"])
+    with pytest.raises(DataError, match="column features: 1 of 3 tensors have no finite embedding"):
+        append_clusters(batch, model.bundle, "features", "n_particles", 2)
+    for kinds, message in (
+        ("array(1.0F) AS features, 1 AS n_particles", "column features: type array<float>, expected binary"),
+        ("binary('a') AS features, '1' AS n_particles", "column n_particles: type string, expected an integer"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.transform(spark.sql(f"SELECT {kinds}"))
 
 
 def test_a_jets_table_is_assigned_like_its_training_set(workspace: Path, tmp_path: Path) -> None:

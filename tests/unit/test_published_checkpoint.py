@@ -15,7 +15,7 @@ from sparton.cli import main
 from sparton.config import load_config
 from sparton.pipeline import PipelineSettings
 from sparton.ucluster import bundle, predict
-from sparton.ucluster.published_checkpoint import PUBLISHED_INPUTS
+from sparton.ucluster.published_checkpoint import PUBLISHED_INPUTS, read_checkpoint
 
 PUBLISHED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "ucluster_wztop" / "cluster.ckpt"
 NARROW = Shape(attention=(4, 6), first=(5, 7), second=(8, 9), embedding=2, head=(6, 5), clusters=4)
@@ -148,6 +148,7 @@ def test_damaged_and_missing_files_are_named(
     arrays: Arrays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prefix = write_checkpoint(tmp_path / "logs", arrays)
+    assert read_checkpoint(f"{prefix}.index").keys() == arrays.keys()
     assert import_it(prefix[:-1], tmp_path) == 2
     assert f"{prefix[:-1]}.index: no such file" in capsys.readouterr().err
     data = Path(f"{prefix}.data-00000-of-00001")

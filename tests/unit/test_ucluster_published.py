@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from pydantic import ValidationError
 
 from benchmarks.parts.published_oracle import (
     PUBLISHED,
@@ -402,3 +403,9 @@ def test_network_for_particles_is_that_of_the_formulas(double_precision: None, t
     expected, expected_logits = oracle.classify(features, of_jets, training)
     np.testing.assert_allclose(embedding, expected, atol=1e-9)
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-9, atol=1e-9)
+
+
+def test_the_published_network_refuses_layers_that_it_does_not_have() -> None:
+    with pytest.raises(ValidationError, match=r"expected no jet_block\. Received: jet_block=\[64\]"):
+        ModelSettings(network="published", jet_block=(64,))
+    assert ModelSettings(network="published", jet_block=()).jet_block == ()

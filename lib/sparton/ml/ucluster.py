@@ -6,7 +6,7 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,15 @@ from pyspark.ml import Model
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasFeaturesCol
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
-from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    FloatType,
+    IntegerType,
+    IntegralType,
+    StructField,
+    StructType,
+)
 
 from sparton.config import Config
 from sparton.data.featurize import decode_features
@@ -131,6 +139,7 @@ class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritab
         features = self.getOrDefault(self.featuresCol)
         n_particles = self.getOrDefault(self.nParticlesCol)
         require_columns(dataset.columns, (features, n_particles), "the DataFrame to assign")
+        _require_types(dataset, features, n_particles)
         schema = StructType([*dataset.schema.fields, *OUTPUTS])
         shared = dataset.sparkSession.sparkContext.broadcast(self._files)
         digest, batch_size = _digest(self._files), self.getOrDefault(self.batchSize)
@@ -172,16 +181,21 @@ def append_clusters(
     Raises
     ------
     DataError
-        If a tensor is missing or has another size than the bundle's, or a number of particles is missing.
+        If a tensor is missing, has another size than the bundle's or values that are not finite, or a number of
+        particles is missing or beyond the tensor's slots.
     """
     from sparton.ucluster.predict import assign
 
     shape = (bundle.feature_spec.n_particles, len(bundle.feature_names))
     tensors = decode(batch.column(features), shape, features)
-    counts = batch.column(n_particles)
-    if counts.null_count:
-        raise DataError(f"column {n_particles}: found null, expected the number of particles of each jet")
-    embedding, distance, cluster = assign(bundle, tensors, counts.to_numpy(zero_copy_only=False), batch_size)
+    counts = _counts(batch.column(n_particles), shape[0], n_particles)
+    embedding, distance, cluster = assign(bundle, tensors, counts, batch_size)
+    lost = np.flatnonzero(~np.isfinite(distance).all(axis=1))
+    if lost.size:
+        raise DataError(
+            f"column {features}: {lost.size} of {len(tensors)} tensors have no finite embedding, since a value in them "
+            "is NaN, infinite or far out of range; prepare the rows with the bundle's settings"
+        )
     outputs = {
         "cluster": pa.array(cluster, pa.int32()),
         "distance": _lists(distance),
@@ -189,6 +203,33 @@ def append_clusters(
         "embedding": _lists(embedding),
     }
     return pa.RecordBatch.from_arrays([*batch.columns, *outputs.values()], names=[*batch.schema.names, *outputs])
+
+
+def _require_types(dataset: DataFrame, features: str, n_particles: str) -> None:
+    kind, count = dataset.schema[features].dataType, dataset.schema[n_particles].dataType
+    if not isinstance(kind, BinaryType):
+        raise DataError(
+            f"column {features}: type {kind.simpleString()}, expected binary, with the float32 tensor of a jet as in "
+            "a training set (sparton prepare)"
+        )
+    if not isinstance(count, IntegralType):
+        raise DataError(
+            f"column {n_particles}: type {count.simpleString()}, expected an integer, the number of particles of a jet"
+        )
+
+
+def _counts(column: pa.Array, slots: int, name: str) -> NDArray[np.integer[Any]]:
+    """Return numbers of particles; :class:`DataError` if one is missing or no number of slots."""
+    if column.null_count:
+        raise DataError(f"column {name}: found null, expected the number of particles of each jet")
+    counts: NDArray[np.integer[Any]] = column.to_numpy(zero_copy_only=False)
+    beyond = counts[(counts < 0) | (counts > slots)]
+    if beyond.size:
+        raise DataError(
+            f"column {name}: found {beyond[0]}, expected 0 to {slots}, the slots of a tensor; prepare the rows with "
+            "the bundle's settings"
+        )
+    return counts
 
 
 def decode(column: pa.Array, shape: tuple[int, int], name: str) -> NDArray[np.float32]:

@@ -133,7 +133,7 @@ def read_checkpoint(prefix: str) -> dict[str, NDArray[Any]]:
     Parameters
     ----------
     prefix
-        Path or URL of its files without their endings ``.index`` and ``.data-...``.
+        Path or URL of its files without their endings ``.index`` and ``.data-...``, or of its index.
 
     Raises
     ------
@@ -144,6 +144,7 @@ def read_checkpoint(prefix: str) -> dict[str, NDArray[Any]]:
     """
     import tensorflow as tf
 
+    prefix = prefix.removesuffix(INDEX)
     files = checkpoint_files(prefix)
     with tempfile.TemporaryDirectory(prefix="sparton-checkpoint-") as scratch:
         for file in files:

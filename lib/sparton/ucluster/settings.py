@@ -78,6 +78,11 @@ class ModelSettings(Config):
     @classmethod
     def _published_sizes(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("network") == "published":
+            if values.get("jet_block"):
+                raise ValueError(
+                    f"network: published has no layers between pooling and embedding, expected no jet_block. Received: "
+                    f"jet_block={list(values['jet_block'])}"
+                )
             return PUBLISHED_SIZES | values
         return values
 
