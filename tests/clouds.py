@@ -21,7 +21,7 @@ SMALL = ModelSettings(
     jet_block=(7, 5),
     head=(6,),
 )
-SMALL_PUBLISHED = SMALL.model_copy(update={"network": "published"})
+SMALL_PUBLISHED = SMALL.model_copy(update={"network": "published", "jet_block": ()})
 
 
 def inputs(slots: int = SLOTS) -> InputSpec:

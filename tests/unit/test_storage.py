@@ -16,6 +16,7 @@ import pytest
 
 from sparton import publication, storage
 from sparton.errors import DataError
+from tests import unprivileged
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -318,19 +319,14 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     storage.write_text(str(tmp_path / "in" / "a.h5"), "x")
     storage.write_text(str(tmp_path / "in" / "locked" / "b.h5"), "x")
     (tmp_path / "in" / "locked").chmod(0)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)  # pytest's own folders, which another user may otherwise not enter
     code = (
-        "import os, sys\n"
+        "import sys\n"
         "from sparton import storage\n"
         "from sparton.errors import DataError\n"
-        "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
         "try:\n    print(storage.expand(sys.argv[1]))\n"
         "except DataError as error:\n    print(error)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "in")], capture_output=True, text=True, check=True
-    )
+    ended = unprivileged.run([sys.executable, "-c", code, str(tmp_path / "in")])
     (tmp_path / "in" / "locked").chmod(0o755)
     assert (
         ended.stdout.strip() == f"{tmp_path}/in/locked: cannot be listed (Permission denied); its files would be missed"
