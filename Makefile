@@ -26,9 +26,9 @@ env: ## make or refresh the environment in .venv (Python 3.11, a C++ compiler; J
 demo: env ## from nothing to clustered jets and their report
 	@$(in_env) sparton run --config conf/jets_demo.yaml $(ARGS)
 
-# Tests that share the Spark session run one after the other in one process, and beside them the rest in another
-# (tests/conftest.py); ARGS="-n 0" runs all in this one.
-parallel := -n 2 --dist loadgroup
+# Two processes take the files of tests in their order, the long ones first; each has one Spark session for all of its
+# files. ARGS="-n 0" runs everything in this one.
+parallel := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Style errors fail the run at its end, after the tests have spoken.
 test: env ## style checks, then every test (ARGS="..." goes to pytest)
