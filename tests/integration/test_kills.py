@@ -99,6 +99,7 @@ def descendants(process: subprocess.Popen[bytes], mark: str) -> list[psutil.Proc
     return list(marked())
 
 
+@pytest.mark.timeout(1200)  # five launches of two workers, one after the other
 def test_kills_change_no_weight(spark: SparkSession, training_set: str, tmp_path: Path) -> None:
     """A worker dies in pre-training, an executor in the joint phase, and then the driver; the command is repeated."""
     seed = random.SystemRandom().randrange(2**32)
