@@ -16,11 +16,22 @@ from sparton.sgd.settings import KMeansSettings
 class _KMeansParams(ClusterParams):
     """What estimator and model have beside the shared parameters."""
 
-    SETTINGS: ClassVar[Mapping[str, str]] = {**SHARED_SETTINGS, "initMode": "start", "reseedRatio": "reseed_ratio"}
+    SETTINGS: ClassVar[Mapping[str, str]] = {
+        **SHARED_SETTINGS,
+        "initMode": "start",
+        "initTries": "start_tries",
+        "reseedRatio": "reseed_ratio",
+    }
     METHOD = KMeansSettings
 
     initMode: Param[str] = Param(  # noqa: N815 - Spark ML names parameters this way
         Params._dummy(), "initMode", "first centroids: k-means++ or random", TypeConverters.toString
+    )
+    initTries: Param[int] = Param(  # noqa: N815
+        Params._dummy(),
+        "initTries",
+        "rows tried in the place of first centroids; by default two for each cluster after k-means++",
+        TypeConverters.toInt,
     )
     reseedRatio: Param[float] = Param(  # noqa: N815
         Params._dummy(),
@@ -65,6 +76,7 @@ class SGDKMeans(TableClusterer["SGDKMeansModel"], _KMeansParams, DefaultParamsRe
         batchSize: int = 1024,
         scaling: str = "none",
         initMode: str = "k-means++",
+        initTries: int | None = None,
         stepRule: str = "counts",
         stepSize: float = 0.1,
         decay: float = 1.0,

@@ -92,8 +92,9 @@ class KMeans:
         """
         settings = self.settings
         points = self.coordinates.points(rows)
-        centroids = first_centroids(points, weight, settings.n_clusters, settings.start, settings.seed)
-        return KMeansState(centroids, np.full(settings.n_clusters, settings.start_count), np.zeros((), np.int64))
+        k = settings.n_clusters
+        centroids = first_centroids(points, weight, k, settings.start, settings.seed, settings.tries)
+        return KMeansState(centroids, np.full(k, settings.start_count), np.zeros((), np.int64))
 
     def steps_done(self, state: KMeansState) -> int:
         """Return how many steps a state has had."""

@@ -10,6 +10,7 @@ from sklearn.cluster import kmeans_plusplus
 
 from sparton.data.hashing import hash64, salt_of, unit_interval
 from sparton.errors import TrainingError
+from sparton.sgd import local_search
 from sparton.sgd.batch import Batch
 
 Array = NDArray[Any]
@@ -17,7 +18,9 @@ Array = NDArray[Any]
 RESEEDING = 3  # what a salt is drawn for
 
 
-def first_centroids(points: NDArray[np.float64], weight: Array, k: int, start: str, seed: int) -> NDArray[np.float64]:
+def first_centroids(
+    points: NDArray[np.float64], weight: Array, k: int, start: str, seed: int, tries: int = 0
+) -> NDArray[np.float64]:
     """Return k distinct points as the first centroids, float64 [k, d].
 
     ``k-means++`` (Arthur and Vassilvitskii, SODA 2007; with several candidates each time) takes points with a
@@ -29,6 +32,8 @@ def first_centroids(points: NDArray[np.float64], weight: Array, k: int, start: s
         A sample, [n, d] and [n], in an order that does not depend on the number of ranks.
     k, start, seed
         How many centroids, how they are chosen, and the seed of the choice.
+    tries
+        Points that :func:`sparton.sgd.local_search.swap` tries in their places.
 
     Raises
     ------
@@ -48,9 +53,11 @@ def first_centroids(points: NDArray[np.float64], weight: Array, k: int, start: s
         shares = np.bincount(inverse.ravel(), weight, len(points))
         order = np.argsort(first)  # as in the sample, not by value
         rng = np.random.default_rng(seed)
-        return points[order][rng.choice(len(points), k, replace=False, p=shares[order] / shares.sum())]
-    found, _ = kmeans_plusplus(points, k, sample_weight=weight, random_state=seed)
-    return np.asarray(found, np.float64)
+        points, weight = points[order], shares[order]
+        found = points[rng.choice(len(points), k, replace=False, p=weight / weight.sum())]
+    else:
+        found, _ = kmeans_plusplus(points, k, sample_weight=weight, random_state=seed)
+    return local_search.swap(points, weight, np.asarray(found, np.float64), tries, seed)
 
 
 def candidates(batch: Batch, count: int, seed: int, step: int) -> NDArray[np.float64]:

@@ -11,6 +11,8 @@ from sparton.config import Config
 
 SAMPLE_ROWS = 20_000
 
+TRIES_PER_CLUSTER = 2
+
 NOISE_BELOW = 0.05
 """Largest typicality of noise where widths are the mean distances of fuzzy c-means."""
 
@@ -108,6 +110,9 @@ class KMeansSettings(DescentSettings):
     start
         Where the first centroids are: at rows of that sample that lie far from each other (``k-means++``), or at any
         rows of it (``random``).
+    start_tries
+        Rows of the sample that are then tried in the place of first centroids, which finds clusters that were missed.
+        None takes two for each cluster after ``k-means++`` and none after ``random``.
     reseed_ratio
         A centroid whose count is below this fraction of the largest one is put onto a random row of the batch; 0
         never does so. It is looked for such every ``10 n_clusters`` rows, and not in the last tenth of all steps.
@@ -115,9 +120,17 @@ class KMeansSettings(DescentSettings):
 
     method: Literal["kmeans"] = "kmeans"
     start: Literal["k-means++", "random"] = "k-means++"
+    start_tries: int | None = Field(default=None, ge=0)
     reseed_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
     rows_per_cluster: ClassVar[int] = 10
+
+    @property
+    def tries(self) -> int:
+        """Rows that are tried in the place of first centroids."""
+        if self.start_tries is not None:
+            return self.start_tries
+        return TRIES_PER_CLUSTER * self.n_clusters if self.start == "k-means++" else 0
 
 
 class PossibilisticSettings(DescentSettings):

@@ -6,8 +6,10 @@ and the one-hot label. Columns are found by the names in the file; a file withou
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +38,8 @@ JET_COLUMNS = tuple(f"j_{name}" for name in _JET.split())
 LABELS = {"j_g": "g", "j_q": "q", "j_w": "W", "j_z": "Z", "j_t": "t"}
 PARTICLES = ("j1_px", "j1_py", "j1_pz", "j1_e", "j1_phi", "j1_phirel")
 JET_VALUES = ("j_pt", "j_eta", "j_mass")
+WITHOUT_SIGNS = np.uint64(0x7FFFFFFF7FFFFFFF)
+"""Leaves out the signs of two float32 in one number: -0 is 0."""
 
 
 class Hls4mlOptions(Config):
@@ -66,6 +70,18 @@ class _Layout:
 
 
 @dataclass(frozen=True)
+class _File:
+    """An open file; its names are looked up once, which takes as long as reading some MB."""
+
+    content: Any
+    source: Hls4ml
+
+    @cached_property
+    def layout(self) -> _Layout:
+        return self.source.find(self.content)
+
+
+@dataclass(frozen=True)
 class Hls4ml(Source):
     """Reader of the format ``hls4ml``; a row is a jet."""
 
@@ -79,19 +95,21 @@ class Hls4ml(Source):
         """Names of the further columns."""
         return self.options.jet_columns
 
-    def open(self, path: str) -> AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[_File]:
         """Open an HDF5 file."""
-        return hdf5.open_hdf5(path)
+        with hdf5.open_hdf5(path) as content:
+            yield _File(content, self)
 
-    def extent(self, handle: Any) -> Extent:
+    def extent(self, handle: _File) -> Extent:
         """Check names, shapes and types; the rows are the jets."""
-        layout = self._layout(handle)
+        layout = handle.layout
         shape, itemsize = layout.particles.shape, layout.particles.dtype.itemsize
         return Extent(shape[0], hdf5.chunk_rows(layout.particles), shape[1] * shape[2] * itemsize)
 
-    def read(self, handle: Any, start: int, stop: int) -> JetBlock:
+    def read(self, handle: _File, start: int, stop: int) -> JetBlock:
         """Return the jets of some rows; jet_phi is the first constituent's phi less its phi relative to the jet."""
-        layout = self._layout(handle)
+        layout = handle.layout
         particles = layout.particles[start:stop]
         table = layout.jets[start:stop]
         momenta, offsets, first = _constituents(particles, layout.momenta)
@@ -109,7 +127,14 @@ class Hls4ml(Source):
         row = np.arange(start, stop)
         return JetBlock(row, np.zeros(row.size, np.int64), jets, label, reason, extras=extras)
 
-    def _layout(self, handle: Any) -> _Layout:
+    def find(self, handle: Any) -> _Layout:
+        """Return the arrays of an open ``h5py.File`` and the places of the columns, checked.
+
+        Raises
+        ------
+        BadFileError
+            If a name is missing, or an array has another shape or type.
+        """
         particles = hdf5.dataset(handle, self.options.constituents, 3)
         jets = hdf5.dataset(handle, self.options.jets, 2)
         if len(particles) != len(jets) or particles.shape[1] == 0:
@@ -127,14 +152,22 @@ class Hls4ml(Source):
 
 def _constituents(
     particles: NDArray[Any], places: list[int]
-) -> tuple[list[NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]:
-    """Return px, py, pz, energy [m] of the slots that are not all zero, the jets' limits and first such slots [n]."""
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64]]:
+    """Return px, py, pz, energy [m] of the slots that are not all zero, the jets' limits and first such slots [n].
+
+    A slot is moved as one number of 16 bytes: gathering four columns apart takes twice as long.
+    """
     first = places[0]
     adjacent = places == list(range(first, first + 4))
-    four = particles[:, :, first : first + 4] if adjacent else particles[:, :, places]
-    real = (four[:, :, 3] != 0) | (four[:, :, 0] != 0) | (four[:, :, 1] != 0) | (four[:, :, 2] != 0)
-    offsets = kinematics.offsets_from_counts(np.count_nonzero(real, axis=1))
-    return list(four[real].T), offsets, np.argmax(real, axis=1)
+    chosen = particles[:, :, first : first + 4] if adjacent else particles[:, :, places]
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is rejected later
+        four = np.ascontiguousarray(chosen, np.float32).reshape(-1, 4)
+    bits = four.view(np.uint64)
+    real = ((bits[:, 0] | bits[:, 1]) & WITHOUT_SIGNS) != 0
+    kept = four.view(np.complex128)[:, 0].take(np.flatnonzero(real)).view(np.float32).reshape(-1, 4)
+    by_jet = real.reshape(particles.shape[:2])
+    offsets = kinematics.offsets_from_counts(np.count_nonzero(by_jet, axis=1))
+    return [np.ascontiguousarray(column) for column in kept.T], offsets, np.argmax(by_jet, axis=1)
 
 
 def _labels(one_hot: NDArray[Any]) -> tuple[pa.Array, NDArray[np.str_]]:

@@ -126,6 +126,8 @@ def _reasons(block: JetBlock, jets: Jets, labels: tuple[str, ...] | None) -> NDA
 def _details(block: JetBlock, jets: Jets, bad: NDArray[np.int64], reason: NDArray[np.str_]) -> NDArray[np.object_]:
     """Return what was found in the jets at ``bad``: the first column that is not finite, the value, the label."""
     detail = np.full(reason.size, None, object)
+    if not bad.size:
+        return detail
     for name, text in DETAILS.items():
         detail[reason == name] = text
     for name, values in reversed(block.extras.items()):
@@ -146,7 +148,8 @@ def _details(block: JetBlock, jets: Jets, bad: NDArray[np.int64], reason: NDArra
         told = (reason == name) & shown
         detail[told] = np.char.mod(f"{what} %.6g", values[told])
     label = block.label.take(pa.array(bad))
-    unknown = (reason == "unknown_label") & label.is_valid().to_numpy(zero_copy_only=False)
+    named = label.is_valid().to_numpy(zero_copy_only=False)
+    unknown = (reason == "unknown_label") & (block.reason[bad] == "") & named
     detail[unknown] = [f"label {text!r}" for text in label.filter(pa.array(unknown)).to_pylist()]
     return detail
 
