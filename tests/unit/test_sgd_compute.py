@@ -60,14 +60,14 @@ def test_nearest_and_sums_are_those_of_brute_force(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 6), st.integers(1, 12), st.integers(0, 10_000))
-def test_compiled_and_plain_agree(n: int, d: int, k: int, seed: int) -> None:
+@given(st.integers(1, 400), st.integers(1, 6), st.integers(1, 30), st.integers(1, 40), st.integers(0, 10_000))
+def test_compiled_and_plain_agree(n: int, d: int, k: int, group: int, seed: int) -> None:
     rows, weight, coordinates, centroids = problem(n, d, k, seed, "float64")
     half = 0.5 * np.square(centroids).sum(axis=1)
     found = []
     for module in (kernels, portable):
         label, sums = np.empty(n, np.int32), (np.zeros((k, d)), np.zeros(k), np.zeros(1))
-        module.nearest(0, n, rows, coordinates.origin, coordinates.factor, centroids, half, 64, label)
+        module.nearest(0, n, rows, coordinates.origin, coordinates.factor, centroids, half, 64, group, label)
         module.accumulate(
             0, n, rows, weight, label, coordinates.origin, coordinates.factor, centroids, *sums
         )  # fmt: skip

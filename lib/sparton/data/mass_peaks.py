@@ -13,7 +13,6 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from sparton.config import Config
@@ -73,6 +72,8 @@ class MassPeaks(Config):
         return (0.0, *inner)
 
     def _crossing(self, index: int) -> float:
+        from scipy.optimize import brentq  # slow to load, and every command has these settings
+
         low, high = np.log(self.centres[index : index + 2])
 
         def lead(log_mass: float) -> float:

@@ -28,6 +28,9 @@ Array = NDArray[Any]
 CACHE_BYTES = 400_000
 """Products that a core keeps while their minima are searched; the second-level cache of today's processors."""
 
+AT_ONCE = 256
+"""Centroids that a chunk of rows is multiplied with at once: few enough for long chunks."""
+
 SMALLEST_CHUNK, LARGEST_CHUNK = 64, 1024
 """Rows whose products are computed at once."""
 
@@ -87,7 +90,16 @@ def nearest(
     chunk = chunk_rows(n, k, dtype)
     label = np.empty(n, np.int32)
     kernel = _implementation().nearest
-    values = (rows, coordinates.origin.astype(dtype), coordinates.factor.astype(dtype), rounded, half, chunk, label)
+    values = (
+        rows,
+        coordinates.origin.astype(dtype),
+        coordinates.factor.astype(dtype),
+        rounded,
+        half,
+        chunk,
+        AT_ONCE,
+        label,
+    )
     # A part ends where a chunk does, so each row has the same neighbours in its chunk whatever the number of threads.
     limits = part_limits(-(-n // chunk), workers(threads, n * k * coordinates.dimensions)) * chunk
     limits[-1] = n
@@ -140,11 +152,11 @@ def accumulate(
 
 
 def chunk_rows(n: int, k: int, dtype: DTypeLike) -> int:
-    """Return of how many of ``n`` rows products with ``k`` centroids are computed at once.
+    """Return of how many of ``n`` rows products with ``k`` centroids, or :data:`AT_ONCE` of them, are computed at once.
 
     They fit the cache, and there are chunks enough to share among some threads.
     """
-    fitting = min(CACHE_BYTES // (k * np.dtype(dtype).itemsize), -(-n // FEWEST_CHUNKS))
+    fitting = min(CACHE_BYTES // (min(k, AT_ONCE) * np.dtype(dtype).itemsize), -(-n // FEWEST_CHUNKS))
     return int(np.clip(fitting - fitting % SMALLEST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK))
 
 

@@ -27,58 +27,58 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def nearest(low, high, rows, origin, factor, centroids, half, chunk, label):
+def nearest(low, high, rows, origin, factor, centroids, half, chunk, group, label):
     """Write the nearest centroid of rows ``low .. high - 1``, the first one of several.
 
     ``half`` [k] are the centroids' halved squared norms: ``|x - c|^2 / 2`` is smallest where ``half - c.x`` is. The
-    products of ``chunk`` rows come from one matrix product and stay in the cache while their minima are searched,
-    with rows along the vector registers and four centroids at a time.
+    products of ``chunk`` rows with ``group`` centroids come from one matrix product and stay in the cache while their
+    minima are searched, with rows along the vector registers and four centroids at a time.
     """
     d, k = rows.shape[1], len(centroids)
     points = np.zeros((chunk, d), centroids.dtype)
-    products = np.empty((k, chunk), centroids.dtype)
+    products = np.empty((min(k, group), chunk), centroids.dtype)
     best, where = np.empty(chunk, centroids.dtype), np.empty(chunk, np.int32)
     for first in range(low, high, chunk):
         n = min(chunk, high - first)
         for i in range(n):
             for c in range(d):
                 points[i, c] = (rows[first + i, c] - origin[c]) * factor[c]
-        np.dot(centroids, points.T, products)
         best[:] = np.inf
         where[:] = 0
-        whole = k - k % 4
-        for j in range(0, whole, 4):
-            _take_four(half, products, np.int32(j), best, where)
-        for j in range(whole, k):
-            _take_one(half[j], products[j], np.int32(j), best, where)
+        for start in range(0, k, group):
+            m = min(group, k - start)
+            part = products[:m]
+            np.dot(centroids[start : start + m], points.T, part)
+            whole = m - m % 4
+            for j in range(0, whole, 4):
+                _take_four(half[start + j : start + j + 4], part[j : j + 4], np.int32(start + j), best, where)
+            for j in range(whole, m):
+                _take_one(half[start + j], part[j], np.int32(start + j), best, where)
         for i in range(n):
             label[first + i] = where[i]
 
 
 @compiled
 def _take_four(half, products, j, best, where):
-    h0, h1, h2, h3 = half[j], half[j + 1], half[j + 2], half[j + 3]
-    p0, p1, p2, p3 = products[j], products[j + 1], products[j + 2], products[j + 3]
+    h0, h1, h2, h3 = half[0], half[1], half[2], half[3]
+    p0, p1, p2, p3 = products[0], products[1], products[2], products[3]
+    # Comparisons are added as numbers, and minima taken as such: selections would cost twice as much.
     for i in range(len(best)):
         v0, v1, v2, v3 = h0 - p0[i], h1 - p1[i], h2 - p2[i], h3 - p3[i]
-        left, right = v1 < v0, v3 < v2
-        low, low_j = v1 if left else v0, np.int32(j + 1) if left else j
-        high, high_j = v3 if right else v2, np.int32(j + 3) if right else np.int32(j + 2)
-        upper = high < low
-        value, value_j = high if upper else low, high_j if upper else low_j
+        low, low_j = min(v0, v1), j + np.int32(v1 < v0)
+        high, high_j = min(v2, v3), j + np.int32(2) + np.int32(v3 < v2)
+        value, value_j = min(low, high), high_j if high < low else low_j
         before, before_j = best[i], where[i]
-        closer = value < before
-        where[i] = value_j if closer else before_j
-        best[i] = value if closer else before
+        where[i] = value_j if value < before else before_j
+        best[i] = min(value, before)
 
 
 @compiled
 def _take_one(half, products, j, best, where):
     for i in range(len(best)):
         value, before, before_j = half - products[i], best[i], where[i]
-        closer = value < before
-        where[i] = j if closer else before_j
-        best[i] = value if closer else before
+        where[i] = j if value < before else before_j
+        best[i] = min(value, before)
 
 
 @compiled

@@ -20,9 +20,10 @@ def nearest(
     centroids: Array,
     half: Array,
     chunk: int,
+    group: int,
     label: Array,
 ) -> None:
-    """Write the nearest centroid of rows ``low .. high - 1``, the first one of several."""
+    """Write the nearest centroid of rows ``low .. high - 1``, the first one of several; ``group`` is not used."""
     for first in range(low, high, chunk):
         part = slice(first, min(first + chunk, high))
         points = (rows[part] - origin) * factor

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import kmeans_plusplus
 
 from sparton.data.hashing import hash64, salt_of, unit_interval
 from sparton.errors import TrainingError
-from sparton.sgd import local_search
+from sparton.sgd import starts
 from sparton.sgd.batch import Batch
 
 Array = NDArray[Any]
@@ -23,8 +22,8 @@ def first_centroids(
 ) -> NDArray[np.float64]:
     """Return k distinct points as the first centroids, float64 [k, d].
 
-    ``k-means++`` (Arthur and Vassilvitskii, SODA 2007; with several candidates each time) takes points with a
-    probability in proportion to weight and squared distance from those that it has; ``random`` to the weight alone.
+    ``k-means++`` takes points with a probability in proportion to weight and squared distance from those that it has,
+    ``random`` to the weight alone.
 
     Parameters
     ----------
@@ -33,7 +32,7 @@ def first_centroids(
     k, start, seed
         How many centroids, how they are chosen, and the seed of the choice.
     tries
-        Points that :func:`sparton.sgd.local_search.swap` tries in their places.
+        Points that :func:`sparton.sgd.starts.swap` tries in their places.
 
     Raises
     ------
@@ -56,8 +55,8 @@ def first_centroids(
         points, weight = points[order], shares[order]
         found = points[rng.choice(len(points), k, replace=False, p=weight / weight.sum())]
     else:
-        found, _ = kmeans_plusplus(points, k, sample_weight=weight, random_state=seed)
-    return local_search.swap(points, weight, np.asarray(found, np.float64), tries, seed)
+        found = starts.plus_plus(points, weight, k, seed)
+    return starts.swap(points, weight, np.asarray(found, np.float64), tries, seed)
 
 
 def candidates(batch: Batch, count: int, seed: int, step: int) -> NDArray[np.float64]:

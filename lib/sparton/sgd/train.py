@@ -18,6 +18,7 @@ from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.sgd import bundle
 from sparton.sgd.clusters import Clusters
+from sparton.sgd.compute import each_part, n_threads, part_limits
 from sparton.sgd.coordinates import Coordinates
 from sparton.sgd.curve import CurveRow, to_csv
 from sparton.sgd.feed import ArrayFeed, Feed, SetFeed
@@ -142,7 +143,7 @@ def fit(
     connection = connection or Connection.local()
     given = np.ones(len(rows)) if weight is None else weight
     feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given)
-    moments = merge_all((Moments.of(rows[first : first + MOMENT_ROWS]) for first in _firsts(rows)), rows.shape[1])
+    moments = _moments(rows)
     std = moments.std()[0]
     coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
     variance = float((np.square(std) * np.square(coordinates.factor)).mean())
@@ -151,8 +152,16 @@ def fit(
     return Fit(found.clusters, found.objective, found.sizes, found.figures, run.trained.rows, run.trained.state)
 
 
-def _firsts(rows: Array) -> range:
-    return range(0, len(rows), MOMENT_ROWS)
+def _moments(rows: Array) -> Moments:
+    """Return the moments of rows, the same bits on any number of threads."""
+    limits = part_limits(len(rows), -(-len(rows) // MOMENT_ROWS))
+    parts = [Moments(0, np.zeros(0), np.zeros(0))] * (len(limits) - 1)
+
+    def run(low: int, high: int, part: int) -> None:
+        parts[part] = Moments.of(rows[low:high])
+
+    each_part(limits, run, n_threads())
+    return merge_all(parts, rows.shape[1])
 
 
 def read_table_set(folder: str) -> TableManifest:

@@ -1,4 +1,4 @@
-"""Local search for first centroids: points take the place of centroids wherever that lowers the cost.
+"""First centroids on a sample: k-means++, and local search, in which points take the place of centroids.
 
 k-means++ misses some of many clusters, and k-means does not find a missed one by itself. A point drawn by its share of
 the cost (D^2, as in k-means++) most often lies in one; put in place of the centroid that is least needed it repairs
@@ -7,6 +7,7 @@ that (Lattanzi and Sohler, *A Better k-Means++ Algorithm via Local Search*, ICML
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,34 @@ class Neighbours(NamedTuple):
     square: Floats
 
 
+def plus_plus(points: Floats, weight: Array, k: int, seed: int) -> Floats:
+    """Return points that lie far from each other, float64 [k, d]: greedy k-means++.
+
+    Each is drawn by weight and squared distance from the nearest before it, several times, and the draw that lowers
+    the cost most is taken (Arthur and Vassilvitskii, *k-means++: The Advantages of Careful Seeding*, SODA 2007).
+
+    Parameters
+    ----------
+    points, weight
+        A sample with at least k distinct points, float64 [n, d] near the origin and [n] above 0.
+    k, seed
+        How many, and the seed of the draws.
+    """
+    weight = np.asarray(weight, np.float64)
+    rng, norms = np.random.default_rng(seed), _norms(points)
+    chosen = [int(_drawn(weight, 1, rng)[0])]
+    square = _squares(points, norms, chosen)[0]
+    draws = 2 + int(math.log(k))
+    while len(chosen) < k:
+        candidates = _drawn(weight * square, draws, rng)
+        left = np.minimum(square, _squares(points, norms, candidates))
+        best = int((left @ weight).argmin())
+        chosen.append(int(candidates[best]))
+        square = left[best]
+        square[chosen[-1]] = 0.0  # whatever rounding left of it: no point is taken twice
+    return points[chosen]
+
+
 def swap(points: Floats, weight: Array, centroids: Floats, tries: int, seed: int) -> Floats:
     """Return centroids of no higher cost, float64 [k, d]: the given ones, some replaced by points.
 
@@ -54,13 +83,10 @@ def swap(points: Floats, weight: Array, centroids: Floats, tries: int, seed: int
     found = neighbours(points, norms, centroids)
     cost = float(weight @ found.square[:, 0])
     for first in range(0, tries, CANDIDATES):
-        shares = np.cumsum(weight * found.square[:, 0])
-        if not shares[-1] > 0:
+        if not cost > 0:
             break
-        draws = rng.random(min(CANDIDATES, tries - first)) * shares[-1]
-        drawn = np.minimum(np.searchsorted(shares, draws, side="right"), len(points) - 1)
-        squares = np.maximum(norms[drawn, None] + norms - 2 * points[drawn] @ points.T, 0)
-        for number, square in zip(drawn.tolist(), squares, strict=True):
+        drawn = _drawn(weight * found.square[:, 0], min(CANDIDATES, tries - first), rng)
+        for number, square in zip(drawn.tolist(), _squares(points, norms, drawn), strict=True):
             costs = costs_after(found, weight, square, len(centroids))
             least = int(costs.argmin())
             if costs[least] < cost * (1 - LEAST_GAIN):
@@ -107,6 +133,18 @@ def _replace(found: Neighbours, points: Floats, norms: Floats, centroids: Floats
     label[following, 1], known[following, 1] = changed, square[following]
     again = neighbours(points[stale], norms[stale], centroids)
     label[stale], known[stale] = again
+
+
+def _drawn(shares: Floats, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return numbers of points, int64 [count], drawn in proportion to their shares."""
+    ends = np.cumsum(shares)
+    drawn = np.searchsorted(ends, rng.random(count) * ends[-1], side="right")
+    return np.minimum(drawn, np.searchsorted(ends, ends[-1]))  # rounding must not reach beyond the last share
+
+
+def _squares(points: Floats, norms: Floats, chosen: Any) -> Floats:
+    """Return the squared distances, float64 [m, n], of all points from chosen ones [m]."""
+    return np.asarray(np.maximum(norms[chosen, None] + norms - 2 * points[chosen] @ points.T, 0), np.float64)
 
 
 def _norms(points: Floats) -> Floats:

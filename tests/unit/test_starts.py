@@ -1,4 +1,4 @@
-"""Swaps of first centroids against brute force: what they cost, what they find, and that they never harm."""
+"""First centroids: k-means++ beside scikit-learn's; swaps against brute force, what they find, that they never harm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.cluster import kmeans_plusplus
 
-from sparton.sgd.local_search import costs_after, neighbours, swap
+from sparton.sgd.starts import costs_after, neighbours, plus_plus, swap
 
 Array = NDArray[Any]
 
@@ -88,3 +88,32 @@ def test_rows_without_weight_draw_no_centroid() -> None:
 def test_a_perfect_start_stays() -> None:
     points = np.repeat(np.eye(3), 4, axis=0)
     assert np.array_equal(swap(points, np.ones(12), np.eye(3), 50, seed=0), np.eye(3))
+
+
+@given(st.integers(0, 1000), st.integers(1, 10))
+def test_distinct_points_of_weight_are_drawn(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = np.repeat(rng.normal(size=(10, 2)), 3, axis=0)
+    weight = rng.exponential(size=30)
+    found = plus_plus(points, weight, k, seed)
+    assert len(np.unique(found, axis=0)) == k
+    assert (found[:, None] == points).all(axis=2).any(axis=1).all()
+    assert np.array_equal(found, plus_plus(points, weight, k, seed))
+
+
+def test_costs_are_those_of_scikit_learns_plus_plus() -> None:
+    points, _ = clouds(30, 1500, seed=2)
+    weight = np.ones(len(points))
+    ours = [cost(points, weight, plus_plus(points, weight, 30, seed)) for seed in range(20)]
+    theirs = [cost(points, weight, kmeans_plusplus(points, 30, random_state=seed)[0]) for seed in range(20)]
+    assert np.mean(ours) < 1.25 * np.mean(theirs)
+
+
+def test_far_clouds_are_all_found_and_heavy_rows_come_first() -> None:
+    points, centers = clouds(4, 400, seed=3)
+    found = plus_plus(1000 * points, np.ones(400), 4, seed=0)
+    assert len(set(np.square(found[:, None] - 1000 * centers).sum(axis=2).argmin(axis=1).tolist())) == 4
+    weight = np.full(400, 1e-9)
+    weight[[7, 8]] = 1.0
+    taken = [plus_plus(points, weight, 1, seed)[0] for seed in range(50)]
+    assert all((one == points[[7, 8]]).all(axis=1).any() for one in taken)
