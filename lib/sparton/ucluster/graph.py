@@ -75,6 +75,12 @@ def pack(n_particles: Tensor, n_slots: int) -> Packing:
     return Packing(real, slot, slot // n_slots, node, offsets)
 
 
+def log_multiplicity(packing: Packing, dtype: Any) -> Tensor:
+    """Return ln N [B, 1] of each jet's N nodes, 0 for a jet without any."""
+    count = packing.offsets[1:] - packing.offsets[:-1]
+    return ops.log(ops.cast(ops.maximum(count, 1), dtype))[:, None]
+
+
 def gather_nodes(slots: Tensor, packing: Packing) -> Tensor:
     """Return the nodes' rows [M, ...] of a tensor [B, P, ...] of slots."""
     return ops.take(ops.reshape(slots, (-1, *slots.shape[2:])), packing.slot, axis=0)

@@ -14,6 +14,7 @@ from sparton.ucluster.graph import (
     angular_graph,
     feature_graph,
     gather_nodes,
+    log_multiplicity,
     pack,
     pooled_sum,
 )
@@ -36,10 +37,10 @@ class UCluster(keras.Model):
 
     The first graph joins neighbours in (eta, phi), the second one neighbours in the features of the first block. Every
     layer's output is summed over the particles: a sum, unlike the published mean over the slots, does not depend on
-    padding and can hold extensive quantities such as the jet's mass and multiplicity. Layers on the jet combine the
-    sums, which no function of single particles can do, and project them on the embedding, which is normalised over jets
-    to mean 0 and variance 1 in each dimension, without learnt scale: so it cannot shrink. The classifier sees the
-    embedding alone.
+    padding and can hold extensive quantities such as the jet's mass and multiplicity; with ``settings.multiplicity``
+    the logarithm of the latter stands beside the sums. Layers on the jet combine the sums, which no function of single
+    particles can do, and project them on the embedding, which is normalised over jets to mean 0 and variance 1 in each
+    dimension, without learnt scale: so it cannot shrink. The classifier sees the embedding alone.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ class UCluster(keras.Model):
                 shapes = [(None, layer.units)]
             width = block[-1].units
         every = (*settings.first_block, *settings.second_block, *settings.attention)
-        width = sum(every)
+        width = sum(every) + settings.multiplicity
         self.pooled_norm.build((None, width))
         for layer in self.jet_block:
             layer.build((None, width))
@@ -137,14 +138,20 @@ class UCluster(keras.Model):
         if weight is not None:
             n_particles = ops.where(weight > 0, n_particles, 0)
         packing = pack(n_particles, features.shape[1])
-        embedding = self.embed(self.pooled(features, packing, context), weight, context)
+        pooled = self.pooled(features, packing, context)
+        if self.settings.multiplicity:
+            pooled = ops.concatenate([pooled, log_multiplicity(packing, pooled.dtype)], axis=-1)
+        embedding = self.embed(pooled, weight, context)
         rows = embedding
         for layer in self.head:
             rows = layer(rows, weight=weight, context=context)
         return Outputs(embedding, self.logits(rows))
 
     def embed(self, pooled: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
-        """Return the embedding [B, D] of jets whose particles' outputs sum up to ``pooled`` [B, C]."""
+        """Return the embedding [B, D] of jets whose particles' outputs sum up to ``pooled`` [B, C].
+
+        The last of the C values is ln N where the settings ask for the multiplicity.
+        """
         rows = self.pooled_norm(pooled, weight=weight, context=context)
         for layer in self.jet_block:
             rows = layer(rows, weight=weight, context=context)

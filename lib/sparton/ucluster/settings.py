@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sparton.config import Config
+from sparton.config import Config, validate
 from sparton.optim.schedules import WarmupShape
 from sparton.optim.settings import ExchangePrecision, LossScaleSettings
 
@@ -57,6 +57,9 @@ class ModelSettings(Config):
     jet_block
         Widths of the jet's layers between the sum over its particles and the embedding; the published network, where
         the embedding is a mean over the particles, has none.
+    multiplicity
+        Whether the jet's layers also read ln N of the N particles in the jet's slots, normalised over jets like the
+        sums; the published network cannot.
     head
         Widths of the layers between the embedding and the logits of the mass bins.
     epsilon
@@ -71,6 +74,7 @@ class ModelSettings(Config):
     first_block: tuple[Width, ...] = Field(default=(64, 64), min_length=1)
     second_block: tuple[Width, ...] = Field(default=(128,), min_length=1)
     jet_block: tuple[Width, ...] = (64,)
+    multiplicity: bool = False
     head: tuple[Width, ...] = (64,)
     epsilon: float = Field(default=1e-3, gt=0)
 
@@ -86,9 +90,25 @@ class ModelSettings(Config):
             return PUBLISHED_SIZES | values
         return values
 
+    @model_validator(mode="after")
+    def _published_reads_no_multiplicity(self) -> ModelSettings:
+        if self.network == "published" and self.multiplicity:
+            raise ValueError(
+                "network: published has no layers on the jet that could read multiplicity: true; leave it out, or take "
+                "network: default"
+            )
+        return self
+
     def published(self) -> ModelSettings:
-        """Return the published network with the sizes that were named."""
-        return type(self)(**self.model_dump(exclude_unset=True) | {"network": "published"})
+        """Return the published network with the sizes that were named.
+
+        Raises
+        ------
+        ConfigError
+            If something was named that this network does not have.
+        """
+        values = self.model_dump(exclude_unset=True) | {"network": "published"}
+        return validate(type(self), values, "section model")
 
     @property
     def standardises(self) -> bool:
