@@ -24,7 +24,7 @@ from sparton.data.batches import batches
 from sparton.data.featurize import decode_features
 from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.plan import EpochPlan
-from sparton.data.settings import TRAIN
+from sparton.data.settings import TRAIN, VALIDATION
 from sparton.distributed.world import Connection
 from sparton.report.baselines import BaselineResult
 from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
@@ -37,7 +37,7 @@ from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
 from sparton.ucluster.train import COLUMNS, Trainer
 
 RESULT, RESULTS = "result.json", "epoch-*.json"
-TEST, VALIDATION = "test", "val"
+TEST = "test"
 BATCH = 1024
 IDENTITY_CHARACTERS = 10
 

@@ -243,6 +243,10 @@ class TrainSettings(Config):
         What gradients are while they travel between workers and are summed there; float16 halves the bytes.
     loss_scale
         The factor on the loss where ``precision`` or ``exchange_precision`` is float16.
+    select
+        Which epoch's network, centroids and averages become the bundle's: that of the ``last`` one, or of the one of
+        ``least_loss`` of the target on the ``val`` split, which no gradient has seen; among the joint epochs if there
+        are any. Neither reads a label.
     seed
         Seed of the first weights, of the order of the jets and of the centroids.
     checkpoints_kept
@@ -279,6 +283,7 @@ class TrainSettings(Config):
     precision: Precision = "float32"
     exchange_precision: ExchangePrecision = "float32"
     loss_scale: LossScaleSettings = LossScaleSettings()
+    select: Literal["last", "least_loss"] = "last"
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
     checkpoint_seconds: NonNegative = 60.0
