@@ -188,6 +188,33 @@ def test_jets_of_weight_zero_change_nothing(settings: ModelSettings) -> None:
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("more", [0, 1, 100])
+def test_a_fixed_number_of_nodes_changes_nothing(more: int, training: bool) -> None:
+    """Neither results nor gradients nor averages, however many nodes are empty; jets without particles included."""
+    features, counts = clouds([3, 0, SLOTS, 1, 0, 7])
+    target = np.random.default_rng(1).normal(size=(len(counts), 2)).astype(np.float32)
+    found = []
+    for nodes in (None, int(counts.sum()) + more):
+        model = network(settings=SMALL_WITH_MULTIPLICITY)
+        with tf.GradientTape() as tape:
+            outputs = model(features, counts, context=ALONE if training else None, nodes=nodes)
+            loss = tf.reduce_sum(outputs.logits**2) + tf.reduce_sum(target * outputs.embedding)
+        variables = [variable.value for variable in model.trainable_variables]
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        found.append([*outputs, *map(tf.convert_to_tensor, gradients), *map(np.array, model.variables)])
+    for free, fixed in zip(*found, strict=True):
+        np.testing.assert_allclose(fixed, free, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(free).max())))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_more_particles_than_nodes_give_no_number(training: bool) -> None:
+    features, counts = clouds([3, SLOTS])
+    outputs = network()(features, counts, context=ALONE if training else None, nodes=SLOTS + 2)
+    assert np.isnan(outputs.embedding).all()
+    assert np.isnan(outputs.logits).all()
+
+
 def test_equal_seeds_give_equal_networks() -> None:
     one, same, other = network(seed=1), network(seed=1), network(seed=2)
     pairs = list(zip(one.trainable_variables, same.trainable_variables, strict=True))
