@@ -10,6 +10,7 @@ computed.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -69,10 +70,9 @@ def _published_module(code: Path, v1: Any) -> ModuleType:
     sys.path[:0] = [str(code / MODELS), str(code / UTILITIES)]
     sys.modules["tensorflow"] = interface
     try:
-        import gapnet_classify
+        return importlib.import_module("gapnet_classify")
     finally:
         sys.modules["tensorflow"] = tensorflow_2
-    return gapnet_classify
 
 
 class _Interface(ModuleType):
