@@ -94,7 +94,7 @@ def test_multiplicity_is_normalised_over_the_jets_of_a_batch() -> None:
     context = BatchContext(ALONE.reduce, 0.0)
     model(tf.constant(features), tf.constant(counts), context=context)
     assert float(model.pooled_norm.moving_mean[-1]) == pytest.approx(np.log(counts).mean(), rel=1e-5)
-    assert float(model.pooled_norm.moving_variance[-1]) == pytest.approx(np.log(counts).var(), rel=1e-5)
+    assert float(model.pooled_norm.moving_variance[-1]) == pytest.approx(np.log(counts).var(), rel=1e-4)
 
 
 def test_published_network_refuses_multiplicity() -> None:
