@@ -19,10 +19,11 @@ FEATURES = 8
 @pytest.mark.parametrize("settings", [SMALL, SMALL_PUBLISHED], ids=["default", "published"])
 def test_products_are_those_of_the_kernels_that_particles_meet(settings: ModelSettings) -> None:
     model = network(settings=settings)
+    body = model.body if settings.network == "published" else model
     name = "slot_kernel" if settings.network == "published" else "node_kernel"
-    kernels = [getattr(attention, name) for attention in model.attention]
-    kernels += [attention.edge_kernel for attention in model.attention]
-    kernels += [layer.kernel for block in model.blocks for layer in block]
+    kernels = [getattr(attention, name) for attention in body.attention]
+    kernels += [attention.edge_kernel for attention in body.attention]
+    kernels += [layer.kernel for block in body.blocks for layer in block]
     if settings.network == "published":
         kernels.append(model.aggregate.kernel)
     assert node_flops(settings, FEATURES) == 2 * sum(math.prod(kernel.shape) for kernel in kernels)
