@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     batches = [_batch(options, seed) for seed in range(BATCHES)]
     nodes = max(math.ceil(int(batch[1].sum()) / NODES) * NODES for batch in batches)
     print(
-        f"{device.device_kind} ({device.platform}), JAX {jax.__version__}, a kernel reads and writes {bandwidth / 1e9:.1f} "
+        f"{device.device_kind} ({device.platform}), JAX {jax.__version__}, a kernel moves {bandwidth / 1e9:.1f} "
         f"GB/s; {options.widths} widths, batch {options.batch_size}, {options.slots} slots, {nodes:,} nodes"
     )
     rows = []
