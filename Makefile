@@ -42,10 +42,11 @@ lint: env style ## ruff and mypy
 style:
 	@$(in_env) status=0; ruff check . || status=$$?; mypy || status=$$?; exit $$status
 
-bench: env ## every benchmark of speed; tables are printed and kept in benchmarks/results/
+# Not among them: what takes hours, needs a checkpoint of others, or JAX.
+bench: env ## the benchmarks of speed; tables are printed and kept in benchmarks/results/
 	@mkdir -p benchmarks/results; $(in_env) for script in benchmarks/[a-z]*.py; do \
 	[ -e "$$script" ] || { echo "no benchmarks"; break; }; \
-	[ "$$script" != benchmarks/quality.py ] || continue; \
+	case "$$script" in */quality.py|*/published_weights.py|*/ucluster_jax.py) continue;; esac; \
 	python "$$script" $(ARGS) | tee "benchmarks/results/$$(basename "$$script" .py).txt"; done
 
 quality: env ## the quality study, some hours; killed and repeated, it goes on (ARGS="--list" shows the runs)

@@ -95,7 +95,7 @@ def data_sets() -> list[DataSet]:
 def lloyd(data: DataSet, seed: int) -> tuple[Array, float]:
     """Cluster by Lloyd's iteration from one k-means++ start, to its end."""
     found = KMeans(data.k, n_init=1, random_state=seed).fit(data.rows)
-    return found.labels_, float(found.objective_)
+    return found.labels_, float(found.inertia_)
 
 
 def mini_batch(data: DataSet, seed: int) -> tuple[Array, float]:
@@ -103,7 +103,7 @@ def mini_batch(data: DataSet, seed: int) -> tuple[Array, float]:
     found = MiniBatchKMeans(
         data.k, batch_size=BATCH, max_iter=PASSES, max_no_improvement=None, n_init=1, random_state=seed
     ).fit(data.rows)
-    return found.labels_, float(found.objective_)
+    return found.labels_, float(found.inertia_)
 
 
 def descent(**changes: Any) -> Clusterer:

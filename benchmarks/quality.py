@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from parts.recipes import PEAK_TARGETS, PEAKS, runs, settings, targets
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     use_threads(options.threads)
     recipe = settings(options.workspace, options.config)
-    chosen = _chosen(runs(recipe, options.seeds, tuple(options.epochs), tuple(options.published_epochs)), options.only)
+    every = runs(recipe, options.seeds, tuple(options.epochs), tuple(options.published_epochs))
+    chosen = [replace(item, train_jets=options.train_jets) for item in _chosen(every, options.only)]
     if options.list:
         print("\n".join(f"{item.name:24}{item.group:8}seed {item.training.seed}  {item.text}" for item in chosen))
         return 0
@@ -49,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         result = run(item, sets[item.target], folder, test)
         results.append(result)
         print(_line(result), flush=True)
+    if options.train_jets is not None:
+        return 0  # a short look, which the pages are not about
     classes = len(test.classes)
     baselines = [*mass_baselines(test.mass, recipe.model.n_clusters, options.seeds[0], test.label, classes)]
     for name, text in PEAK_TARGETS.items():
@@ -89,6 +93,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--published-epochs", nargs=2, type=int, default=(6, 8), metavar=("PRE", "JOINT"),
         help="epochs of the published network",
     )  # fmt: skip
+    parser.add_argument(
+        "--train-jets", type=int, metavar="N", help="train on so many jets only, and print what comes out without pages"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of TensorFlow's operations")
     parser.add_argument("--docs", default=str(ROOT / "docs"), help="where tables and figures go")
     parser.add_argument("--collect", action="store_true", help="train nothing, write what is done")

@@ -2,7 +2,9 @@
 
 All read the same jets, in turns, so that whatever else the machine does hits all of them. Ratios are over the oracle,
 ``parts/published_oracle.py``. The floor is what the multiplications of the dense layers alone would take at the rate at
-which TensorFlow multiplies matrices on this machine.
+which TensorFlow multiplies matrices on this machine. Bytes are what the method has to move, as ``parts/costs.py``
+counts them, beside the rate at which all cores copy memory; rows of edges come from a core's cache where a program
+keeps a jet together, so their share of the memory's bandwidth need not be the memory's load.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from parts.contest import memory_bandwidth
+from parts.contest import moved_bandwidth
+from parts.costs import TRAINING_FACTOR, Traffic, node_flops, node_traffic, oracle_flops
 from parts.published_oracle import PUBLISHED, Oracle, focal_loss, random_weights
 from sparton import storage
 from sparton.data.featurize import FeatureSpec
@@ -41,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 SLOTS = 100
 MEAN_CONSTITUENTS = 54  # of generated W, Z and top jets without underlying event
 GEMM = (25_000, 256, 256)  # the network's largest product at batch 512
-TRAINING_FACTOR = 3  # a product forward, and two of the same size backward
+FLOAT_BYTES = 4
 PUBLISHED_GRAPH = {"training": 111.0, "inference": 344.0}
 """Jets/s of the published graph itself (TensorFlow 1) on an idle machine of two such cores, the upper ends of what was
 measured; goals refer to these or to the oracle, whichever is faster."""
@@ -53,12 +56,13 @@ Batch = dict[str, tf.Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """Who takes part: ``run`` a batch; ``flops`` a jet in products of dense layers; what the project asks of it."""
+    """Who takes part: ``run`` a batch; a jet's ``flops`` in products and bytes of ``traffic``; the project's goal."""
 
     task: str
     name: str
     run: Callable[[Batch], Any]
     flops: float
+    traffic: Traffic
     goal: str = ""
 
 
@@ -71,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     spec = FeatureSpec(n_particles=SLOTS)
     batches = [_batch(spec, options.batch_size, seed) for seed in range(2)]
-    rate, bandwidth = gemm_rate(), memory_bandwidth()
+    rate, bandwidth = gemm_rate(), moved_bandwidth()
     entries = _entries(spec, batches)
     seconds: dict[int, list[float]] = {index: [] for index in range(len(entries))}
     for turn in range(options.rounds + 1):
@@ -81,16 +85,19 @@ def main(arguments: list[str] | None = None) -> int:
                 np.asarray(entry.run(batch))
                 if turn:
                     seconds[index].append(time.perf_counter() - started)
-    rows = [_row(entry, seconds[index], options.batch_size, rate) for index, entry in enumerate(entries)]
+    rows = [_row(entry, seconds[index], options.batch_size, rate, bandwidth) for index, entry in enumerate(entries)]
     _compare(rows)
     title = (
-        f"{os.cpu_count()} cores, GEMM {rate / 1e9:.0f} GFLOP/s, one core copies at {bandwidth / 1e9:.1f} GB/s, "
+        f"{os.cpu_count()} cores, GEMM {rate / 1e9:.0f} GFLOP/s, copies read and write {bandwidth / 1e9:.1f} GB/s, "
         f"batch {options.batch_size}, {SLOTS} slots, {_mean(batches):.1f} particles a jet"
     )
     _show(rows, title)
     if options.save:
         storage.make_dirs(str(RESULTS))
-        storage.write_json(str(RESULTS / "ucluster_step.json"), {"title": title, "rows": rows})
+        storage.write_json(
+            str(RESULTS / "ucluster_step.json"),
+            {"title": title, "gemm_rate": rate, "bandwidth": bandwidth, "rows": rows},
+        )
     return 0
 
 
@@ -105,28 +112,6 @@ def gemm_rate() -> float:
         product(left, right).numpy()
         times.append(time.perf_counter() - started)
     return 2 * math.prod(GEMM) / statistics.median(times)
-
-
-def node_flops(settings: ModelSettings, features: int) -> float:
-    """Return the FLOP of one particle's (or slot's) forward products in dense layers."""
-    width, macs = features, 0
-    for attention, block in zip(settings.attention, (settings.first_block, settings.second_block), strict=True):
-        macs += 2 * width * attention
-        width = features + attention
-        for units in block:
-            macs += width * units
-            width = units
-    if settings.network == "published":
-        macs += sum((*settings.first_block, *settings.second_block, *settings.attention)) * settings.embedding
-    return 2.0 * macs
-
-
-def oracle_flops(settings: ModelSettings, features: int) -> float:
-    """Return the same where the edges go through a dense layer of their own, each with its score."""
-    inputs = (features, settings.first_block[-1])
-    once = sum(width * units for width, units in zip(inputs, settings.attention, strict=True))
-    scored = sum(settings.attention)
-    return node_flops(settings, features) + 2.0 * ((settings.neighbours - 1) * once + settings.neighbours * scored)
 
 
 def _entries(spec: FeatureSpec, batches: list[Batch]) -> list[Entry]:
@@ -145,19 +130,24 @@ def _entries(spec: FeatureSpec, batches: list[Batch]) -> list[Entry]:
     # The empty slots of a jet are equal, and computed once.
     slots = float(np.mean([np.minimum(batch["n_particles"] + 1, SLOTS) for batch in batches]))
     plain = SLOTS * oracle_flops(published, features)
+
+    def moved(settings: ModelSettings, rows: float, task: str) -> Traffic:
+        return node_traffic(settings, features, task == "training").times(FLOAT_BYTES * rows)
+
     both: list[Callable[[], Any]] = [contextlib.nullcontext, portable]
     entries = []
     for task, factor, make in (("training", TRAINING_FACTOR, _trainer), ("inference", 1, _inference)):
         run = _oracle_step(oracle) if task == "training" else _oracle_inference(oracle)
-        entries.append(Entry(task, "oracle: published layers, edge by edge", run, factor * plain))
+        least = moved(published, SLOTS, task)
+        entries.append(Entry(task, "oracle: published layers, edge by edge", run, factor * plain, least))
         for name, settings, goal, rows in (
             ("published", published, ">= 4", slots),
             ("default", default, ">= 8", particles),
             ("default of published widths", wide, "", particles),
         ):
-            flops = factor * rows * node_flops(settings, features)
+            flops, traffic = factor * rows * node_flops(settings, features), moved(settings, rows, task)
             for where, context in zip(("compiled kernels", "any backend"), both, strict=True):
-                entries.append(Entry(task, f"{name}, {where}", make(settings, inputs, context), flops, goal))
+                entries.append(Entry(task, f"{name}, {where}", make(settings, inputs, context), flops, traffic, goal))
     return entries
 
 
@@ -221,7 +211,7 @@ def _mean(batches: list[Batch]) -> float:
     return float(np.mean([np.mean(batch["n_particles"]) for batch in batches]))
 
 
-def _row(entry: Entry, seconds: list[float], size: int, rate: float) -> dict[str, Any]:
+def _row(entry: Entry, seconds: list[float], size: int, rate: float, bandwidth: float) -> dict[str, Any]:
     median = statistics.median(seconds)
     return {
         "task": entry.task,
@@ -232,6 +222,9 @@ def _row(entry: Entry, seconds: list[float], size: int, rate: float) -> dict[str
         "mflop": entry.flops / 1e6,
         "floor_jets_per_second": rate / entry.flops,
         "of_gemm_rate": size / median * entry.flops / rate,
+        "mb": entry.traffic.total / 1e6,
+        "mb_of_edges": entry.traffic.edges / 1e6,
+        "of_bandwidth": size / median * entry.traffic.total / bandwidth,
     }
 
 
@@ -253,6 +246,9 @@ def _show(rows: list[dict[str, Any]], title: str) -> None:
         "MFLOP/jet",
         "floor, jets/s",
         "of GEMM rate",
+        "MB/jet",
+        "of them edges",
+        "of bandwidth",
     )
     table = Table(*headings, title=title)
     for previous, row in zip((None, *rows), rows, strict=False):
@@ -269,8 +265,11 @@ def _show(rows: list[dict[str, Any]], title: str) -> None:
             f"{row['mflop']:.1f}",
             f"{row['floor_jets_per_second']:,.0f}",
             f"{row['of_gemm_rate']:.2f}",
+            f"{row['mb']:.2f}",
+            f"{row['mb_of_edges']:.2f}",
+            f"{row['of_bandwidth']:.2f}",
         )
-    Console(width=150).print(table)
+    Console(width=180).print(table)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ SMALL = ModelSettings(
     jet_block=(7, 5),
     head=(6,),
 )
+SMALL_WITH_MULTIPLICITY = SMALL.model_copy(update={"multiplicity": True})
 SMALL_PUBLISHED = SMALL.model_copy(update={"network": "published", "jet_block": ()})
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +16,9 @@ from rich.table import Table
 from sparton import storage
 
 COPIED_BYTES = 64 << 20
+MOVED_BYTES = 128 << 20
+"""What each core copies: no cache holds it."""
+
 REPEATS = 3
 
 Times = tuple[float, float]
@@ -127,6 +132,15 @@ def memory_bandwidth() -> float:
     """Return the bytes/s at which one core copies memory."""
     source, target = np.ones(COPIED_BYTES, np.uint8), np.zeros(COPIED_BYTES, np.uint8)
     return COPIED_BYTES / seconds_of(lambda: np.copyto(target, source))
+
+
+def moved_bandwidth() -> float:
+    """Return the bytes/s that all cores together read and write while they copy memory, each a part of it."""
+    cores = os.cpu_count() or 1
+    source, target = np.ones((cores, MOVED_BYTES), np.uint8), np.zeros((cores, MOVED_BYTES), np.uint8)
+    with ThreadPoolExecutor(cores) as pool:
+        seconds = seconds_of(lambda: list(pool.map(np.copyto, target, source)))
+    return 2 * source.nbytes / seconds
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -24,7 +24,7 @@ from sparton.data.batches import batches
 from sparton.data.featurize import decode_features
 from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.plan import EpochPlan
-from sparton.data.settings import TRAIN
+from sparton.data.settings import TRAIN, VALIDATION
 from sparton.distributed.world import Connection
 from sparton.report.baselines import BaselineResult
 from sparton.report.metrics import LabelMetrics, contingency, describe_labels, encode_labels, order_classes
@@ -37,7 +37,7 @@ from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
 from sparton.ucluster.train import COLUMNS, Trainer
 
 RESULT, RESULTS = "result.json", "epoch-*.json"
-TEST, VALIDATION = "test", "val"
+TEST = "test"
 BATCH = 1024
 IDENTITY_CHARACTERS = 10
 
@@ -66,6 +66,8 @@ class Run:
         Trains it.
     network
         Network in place of the library's; None takes what the settings say.
+    train_jets
+        How many jets to train on, rounded up to shards; None takes all.
     """
 
     name: str
@@ -76,11 +78,21 @@ class Run:
     training: TrainSettings
     trainer: type[StudyTrainer]
     network: type[Any] | None = None
+    train_jets: int | None = None
 
     def identity(self, manifest: Manifest) -> str:
         """Return what tells runs apart, of settings and data."""
         what = [self.name, self.model.model_dump(mode="json"), self.training.model_dump(mode="json")]
+        what += [] if self.train_jets is None else [{"train_jets": self.train_jets}]
         return fingerprint([*what, manifest.model_dump(mode="json")])[:IDENTITY_CHARACTERS]
+
+    def part(self, manifest: Manifest) -> Manifest:
+        """Return a manifest with no more shards of the train split than the run trains on; the first are a sample."""
+        if self.train_jets is None:
+            return manifest
+        shards = manifest.shards(TRAIN)
+        needed = int(np.searchsorted(np.cumsum([shard.rows for shard in shards]), self.train_jets)) + 1
+        return manifest.model_copy(update={"splits": {**manifest.splits, TRAIN: shards[:needed]}})
 
 
 @dataclass(frozen=True)
@@ -207,7 +219,8 @@ class StudyTrainer(Trainer):
         )
 
     def network(self, model: ModelSettings) -> Network:
-        """Return the network of the run."""
+        """Return the network of the run, which is to train on its part of the jets."""
+        self.manifest = self.item.part(self.manifest)
         if self.item.network is None:
             return super().network(model)
         policy = POLICIES[self.settings.precision]
@@ -285,8 +298,9 @@ class Supervised(StudyTrainer):
     def network(self, model: ModelSettings) -> Network:
         """Return the network with as many logits as there are classes."""
         # The validation split has mass bins for targets, which this network knows nothing of.
-        splits = {name: shards for name, shards in self.manifest.splits.items() if name != VALIDATION}
-        self.manifest = self.manifest.model_copy(update={"splits": splits})
+        manifest = self.item.part(self.manifest)
+        splits = {name: shards for name, shards in manifest.splits.items() if name != VALIDATION}
+        self.manifest = manifest.model_copy(update={"splits": splits})
         edges = tuple(float(index) for index in range(len(self.test.classes)))
         inputs = InputSpec.of(self.manifest).model_copy(update={"mass_bin_edges": edges})
         return create(model, inputs, self.settings.seed, self.settings.precision)

@@ -27,9 +27,10 @@ class PaddingAsParticles(UCluster):
         n_particles: Tensor,
         weight: Tensor | None = None,
         context: BatchContext | None = None,
+        nodes: int | None = None,
     ) -> Outputs:
         """Return embedding and logits of a batch of jets, all slots of which are real."""
-        return super().call(features, ops.full_like(n_particles, features.shape[1]), weight, context)
+        return super().call(features, ops.full_like(n_particles, features.shape[1]), weight, context, nodes)
 
 
 class PaddingInStatistics(UCluster):

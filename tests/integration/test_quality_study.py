@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from parts.recipes import CEILING, DEFAULT, FULL, REFERENCE, SHORT
 from parts.study import LabelledJets, Run, StudyTrainer, Supervised, home, run
 from parts.study_pages import write_pages
+from sparton.data.manifest import read_manifest
 from sparton.data.prepare import PrepareSettings, write_training_set
 from sparton.report.baselines import mass_baselines
 from sparton.ucluster import bundle
@@ -107,3 +109,15 @@ def test_study_runs_once_resumes_and_writes_its_page(
         "quality_confusion.svg",
         "quality_epochs.svg",
     ]
+
+
+def test_a_run_on_fewer_jets_takes_whole_shards_and_is_another_run(jets: str) -> None:
+    manifest, whole = read_manifest(jets), RUNS[0]
+    shards = [shard.rows for shard in manifest.shards("train")]
+    assert len(shards) > 1
+    for wanted, expected in ((1, shards[0]), (shards[0], shards[0]), (shards[0] + 1, sum(shards[:2])), (10**6, None)):
+        part = replace(whole, train_jets=wanted).part(manifest)
+        assert part.rows("train") == (sum(shards) if expected is None else expected)
+        assert part.shards("test") == manifest.shards("test")
+    assert whole.part(manifest) == manifest
+    assert replace(whole, train_jets=100).identity(manifest) != whole.identity(manifest)

@@ -29,8 +29,10 @@ from sparton.distributed.world import Connection
 from sparton.errors import ConfigError, DataError, TrainingError
 from sparton.optim.settings import LossScaleSettings
 from sparton.ucluster import bundle
+from sparton.ucluster.curve import CurveRow
 from sparton.ucluster.progress import Progress
 from sparton.ucluster.settings import ModelSettings, TrainSettings
+from sparton.ucluster.start import check_selection
 from sparton.ucluster.train import Trainer, TrainingSummary, train
 from tests.clouds import SMALL
 from tests.synthetic import jets_table
@@ -245,6 +247,52 @@ def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(
     shutil.copytree(start, tmp_path / "copy")
     run(training_set, tmp_path / "parts", further.model_copy(update={"start_from": str(tmp_path / "copy")}))
     assert_equal_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+# A rate at which the joint phase spoils what pre-training has learnt, so that its last epoch is not its best.
+SELECTED = TRAINING.model_copy(update={"select": "least_loss", "joint_epochs": 3, "joint_learning_rate": 0.05})
+
+
+def test_the_epoch_of_the_least_validation_loss_is_kept_to_the_bit(training_set: str, tmp_path: Path) -> None:
+    """The bundle is what it was when that epoch ended, resumed after it or not, and the curve goes on to the end."""
+    seen: dict[int, list[np.ndarray]] = {}
+
+    class Watched(Trainer):
+        def epoch_ended(self, row: CurveRow) -> None:
+            seen[row.epoch] = [np.array(variable) for variable in self.model.variables]
+
+    folder = tmp_path / "whole"
+    trainer = Watched(Connection.local(), training_set, str(folder / "checkpoints"), SMALL, SELECTED)
+    summary = trainer.run(str(folder / "bundle"))
+    losses = {int(row["epoch"]): float(row["val_focal"]) for row in curve(folder) if row["phase"] == "joint"}
+    assert set(losses) == {3, 4, 5}
+    best = min(losses, key=losses.__getitem__)
+    assert summary.kept == best < summary.epochs == 5
+    for found, expected in zip(weights(folder), seen[best], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert json.loads((folder / "bundle" / "metrics.json").read_text())["epoch"] == best
+    loaded = bundle.load(str(folder / "bundle"))
+    np.testing.assert_array_equal(loaded.centroids, np.array(loaded.model.centroids))
+
+    with killed_after(STEPS * best + 3):
+        run(training_set, tmp_path / "parts", SELECTED)
+    assert run(training_set, tmp_path / "parts", SELECTED).kept == best
+    assert_equal_bits(folder, tmp_path / "parts")
+    assert curve(tmp_path / "parts") == curve(folder)
+
+
+def test_ranks_keep_the_same_epoch(training_set: str, tmp_path: Path) -> None:
+    short = SELECTED.model_copy(update={"pretrain_epochs": 1, "joint_epochs": 2, "batch_size": 40})
+    first, second = simulate(2, lambda connection: run(training_set, tmp_path, short, connection))
+    losses = [float(row["val_focal"]) for row in curve(tmp_path)[1:]]
+    assert first.kept == second.kept == 2 + int(np.argmin(losses))
+
+
+def test_selection_needs_jets_to_go_by(training_set: str) -> None:
+    manifest = read_manifest(training_set)
+    without = manifest.model_copy(update={"splits": {TRAIN: manifest.splits[TRAIN]}})
+    with pytest.raises(ConfigError, match=r"needs jets in a split 'val', the set has .* in 'train'; prepare it with"):
+        check_selection(SELECTED, without)
 
 
 def test_other_seeds_give_other_models(uninterrupted: Path, other_seed: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sparton import checksums, storage
 from sparton.errors import DataError
 from sparton.ucluster import bundle, predict
-from tests.clouds import SMALL, SMALL_PUBLISHED, clouds, inputs, network
+from tests.clouds import SMALL, SMALL_PUBLISHED, SMALL_WITH_MULTIPLICITY, clouds, inputs, network, write_bundle
 
 CENTROIDS = ((-1.0, 0.0), (0.5, 1.0), (1.0, -1.0))
 
@@ -56,6 +56,26 @@ def test_published_network_comes_back_from_its_bundle(tmp_path: Path) -> None:
     assert loaded.description == description
     for one, other in zip(model.variables, loaded.model.variables, strict=True):
         assert one.path == other.path
+        np.testing.assert_array_equal(one, other)
+
+
+def test_multiplicity_is_part_of_the_bundle_and_a_bundle_from_before_it_is_one_without(
+    tmp_path: Path, folder: str
+) -> None:
+    model = write_bundle(str(tmp_path / "with"), SMALL_WITH_MULTIPLICITY)
+    loaded = bundle.load(str(tmp_path / "with"))
+    assert loaded.description.model.multiplicity
+    features, counts = clouds([3, 12, 7, 1])
+    expected = np.asarray(model(features, counts).embedding)
+    np.testing.assert_allclose(predict.assign(loaded, features, counts)[0], expected, rtol=1e-6, atol=1e-6)
+
+    path = storage.join(folder, bundle.DESCRIPTION)
+    values = storage.read_json(path)
+    del values["model"]["multiplicity"]
+    before = predict.assign(bundle.load(folder), features, counts)
+    storage.write_json(path, values)
+    resum(folder)
+    for one, other in zip(before, predict.assign(bundle.load(folder), features, counts), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

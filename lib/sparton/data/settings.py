@@ -12,8 +12,8 @@ from sparton.config import Config
 from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES, FeatureSpec
 from sparton.data.quarantine import DEFAULT_MAX_REJECTED
 
-TRAIN = "train"
-"""The split that feature statistics are taken from."""
+TRAIN, VALIDATION = "train", "val"
+"""The split that gradients and feature statistics are taken from, and the one that is watched while training."""
 
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 FRACTION_TOLERANCE = 1e-9
@@ -37,7 +37,7 @@ class SetSettings(Config):
     """
 
     rows_per_shard: int = Field(default=8192, ge=1)
-    splits: dict[str, float] = Field(default_factory=lambda: {TRAIN: 0.7, "val": 0.1, "test": 0.2})
+    splits: dict[str, float] = Field(default_factory=lambda: {TRAIN: 0.7, VALIDATION: 0.1, "test": 0.2})
     seed: int = 0
     compression: Literal["snappy", "zstd", "lz4", "none"] = "snappy"
     max_rejected: float = Field(default=DEFAULT_MAX_REJECTED, ge=0, le=1)

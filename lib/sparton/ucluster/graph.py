@@ -32,6 +32,8 @@ class Packing(NamedTuple):
         int32[B P]: the node of each slot, 0 where there is none.
     offsets
         int32[B + 1]: the first node of each jet, and their number.
+    weight
+        float32[M]: 1 for a node, 0 for what fills up a number of nodes that was fixed beforehand; None where all count.
     """
 
     real: Tensor
@@ -39,6 +41,7 @@ class Packing(NamedTuple):
     jet: Tensor
     node: Tensor
     offsets: Tensor
+    weight: Tensor | None = None
 
 
 class Graph(NamedTuple):
@@ -64,15 +67,32 @@ class Graph(NamedTuple):
         return ops.cast(ops.arange(self.neighbour.shape[1], dtype="int32")[None, :] < self.degree[:, None], dtype)
 
 
-def pack(n_particles: Tensor, n_slots: int) -> Packing:
-    """Return the packing of jets whose first ``n_particles`` int32[B] of ``n_slots`` slots hold particles."""
+def pack(n_particles: Tensor, n_slots: int, nodes: int | None = None) -> Packing:
+    """Return the packing of jets whose first ``n_particles`` int32[B] of ``n_slots`` slots hold particles.
+
+    ``nodes`` fixes M, so that no shape depends on what the batch holds: the nodes beyond its particles have weight 0,
+    and all have weight NaN if it has more particles than that. None takes as many nodes as there are particles.
+    """
     counts = ops.clip(ops.cast(n_particles, "int32"), 0, n_slots)
     real = ops.arange(n_slots, dtype="int32")[None, :] < counts[:, None]
     flat = ops.reshape(real, (-1,))
-    slot = ops.cast(ops.nonzero(flat)[0], "int32")
     node = ops.maximum(ops.cumsum(ops.cast(flat, "int32")) - 1, 0)
     offsets = ops.pad(ops.cumsum(counts), [[1, 0]])
-    return Packing(real, slot, slot // n_slots, node, offsets)
+    if nodes is None:
+        slot = ops.cast(ops.nonzero(flat)[0], "int32")
+        return Packing(real, slot, slot // n_slots, node, offsets)
+    place = ops.arange(nodes, dtype="int32")
+    there = place < offsets[-1]
+    jet = ops.where(there, ops.cast(ops.searchsorted(offsets[1:], place, side="right"), "int32"), 0)
+    slot = ops.where(there, jet * n_slots + place - ops.take(offsets, jet, axis=0), 0)
+    weight = ops.where(offsets[-1] > nodes, math.nan, ops.cast(there, "float32"))
+    return Packing(real, slot, jet, ops.minimum(node, nodes - 1), offsets, weight)
+
+
+def log_multiplicity(packing: Packing, dtype: Any) -> Tensor:
+    """Return ln N [B, 1] of each jet's N nodes, 0 for a jet without any."""
+    count = packing.offsets[1:] - packing.offsets[:-1]
+    return ops.log(ops.cast(ops.maximum(count, 1), dtype))[:, None]
 
 
 def gather_nodes(slots: Tensor, packing: Packing) -> Tensor:
@@ -82,6 +102,7 @@ def gather_nodes(slots: Tensor, packing: Packing) -> Tensor:
 
 def scatter_nodes(nodes: Tensor, packing: Packing) -> Tensor:
     """Return a tensor [B, P, C] of slots with the nodes' rows [M, C], zero on padding."""
+    nodes = _counted(nodes, packing)
     batch, n_slots = ops.shape(packing.real)[0], packing.real.shape[1]
     shape = (batch * n_slots, nodes.shape[1])
     return ops.reshape(ops.scatter(packing.slot[:, None], nodes, shape), (batch, n_slots, nodes.shape[1]))
@@ -149,9 +170,14 @@ def nearest(distance: Tensor, packing: Packing, k: int) -> Graph:
 
 def pooled_sum(nodes: Tensor, packing: Packing) -> Tensor:
     """Return the sum [B, C] over each jet's nodes [M, C]; of nodes in half precision in single precision."""
-    nodes = single(nodes)
+    nodes = _counted(single(nodes), packing)
     jets = packing.real.shape[0] or ops.shape(packing.real)[0]
     kernels = kernels_for(nodes)
     if kernels is not None:
         return kernels.segment_sum(nodes, packing.jet, jets)
     return ops.segment_sum(nodes, packing.jet, num_segments=jets)
+
+
+def _counted(nodes: Tensor, packing: Packing) -> Tensor:
+    """Return nodes [M, C], 0 where they do not count."""
+    return nodes if packing.weight is None else nodes * ops.cast(packing.weight, nodes.dtype)[:, None]

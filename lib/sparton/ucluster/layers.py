@@ -171,7 +171,9 @@ class GraphAttention(MixedLayer):
         self.node_norm.build((None, self.channels))
         self.edge_norm.build((None, self.channels))
 
-    def call(self, nodes: Tensor, graph: Graph, context: BatchContext | None = None) -> tuple[Tensor, Tensor]:
+    def call(
+        self, nodes: Tensor, graph: Graph, weight: Tensor | None = None, context: BatchContext | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the attention features and the largest edge encodings of every node.
 
         Parameters
@@ -180,6 +182,8 @@ class GraphAttention(MixedLayer):
             [M, C].
         graph
             The neighbours of the M nodes.
+        weight
+            [M]: how often each node counts in the statistics; None counts each once.
         context
             The training step; None in inference.
 
@@ -191,7 +195,7 @@ class GraphAttention(MixedLayer):
         encoded, projected = (
             product(nodes, kernel, self.compute_dtype) for kernel in (self.node_kernel, self.edge_kernel)
         )
-        encoded, projected, node_affine, edge_affine = self._affine(encoded, projected, graph, context)
+        encoded, projected, node_affine, edge_affine = self._affine(encoded, projected, graph, weight, context)
         own = scaled_relu(encoded, node_affine, self.compute_dtype)
         own = single(product(own, self.node_score, self.compute_dtype)) + self.score_bias
         others = edge_scores(projected, graph, edge_affine, self.edge_score[:, 0])
@@ -200,14 +204,14 @@ class GraphAttention(MixedLayer):
         return ops.relu(ops.cast(single(mixed) + self.bias, self.compute_dtype)), largest
 
     def _affine(
-        self, encoded: Tensor, projected: Tensor, graph: Graph, context: BatchContext | None
+        self, encoded: Tensor, projected: Tensor, graph: Graph, weight: Tensor | None, context: BatchContext | None
     ) -> tuple[Tensor, Tensor, Affine, Affine]:
         """Return both inputs, and scale and shift of nodes and of edges; their statistics share one exchange."""
         if context is None:
             norms = self.node_norm, self.edge_norm
             return encoded, projected, *(norm.scale_and_shift(None, None) for norm in norms)
-        of_nodes, encoded = row_sums(encoded)
-        of_edges, projected = edge_sums(projected, graph)
+        of_nodes, encoded = row_sums(encoded, weight)
+        of_edges, projected = edge_sums(projected, graph, weight)
         nodes, edges = reduce_sums([of_nodes, of_edges], context)
         affine = self.node_norm.scale_and_shift(nodes, context), self.edge_norm.scale_and_shift(edges, context)
         return encoded, projected, *affine

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from sparton.ucluster.backend import portable
 from sparton.ucluster.graph import (
     Graph,
     Packing,
     angular_graph,
     feature_graph,
     gather_nodes,
+    log_multiplicity,
     pack,
     pooled_sum,
 )
@@ -36,10 +39,10 @@ class UCluster(keras.Model):
 
     The first graph joins neighbours in (eta, phi), the second one neighbours in the features of the first block. Every
     layer's output is summed over the particles: a sum, unlike the published mean over the slots, does not depend on
-    padding and can hold extensive quantities such as the jet's mass and multiplicity. Layers on the jet combine the
-    sums, which no function of single particles can do, and project them on the embedding, which is normalised over jets
-    to mean 0 and variance 1 in each dimension, without learnt scale: so it cannot shrink. The classifier sees the
-    embedding alone.
+    padding and can hold extensive quantities such as the jet's mass and multiplicity; with ``settings.multiplicity``
+    the logarithm of the latter stands beside the sums. Layers on the jet combine the sums, which no function of single
+    particles can do, and project them on the embedding, which is normalised over jets to mean 0 and variance 1 in each
+    dimension, without learnt scale: so it cannot shrink. The classifier sees the embedding alone.
 
     Parameters
     ----------
@@ -99,7 +102,7 @@ class UCluster(keras.Model):
                 shapes = [(None, layer.units)]
             width = block[-1].units
         every = (*settings.first_block, *settings.second_block, *settings.attention)
-        width = sum(every)
+        width = sum(every) + settings.multiplicity
         self.pooled_norm.build((None, width))
         for layer in self.jet_block:
             layer.build((None, width))
@@ -119,6 +122,7 @@ class UCluster(keras.Model):
         n_particles: Tensor,
         weight: Tensor | None = None,
         context: BatchContext | None = None,
+        nodes: int | None = None,
     ) -> Outputs:
         """Return embedding and logits of a batch of jets.
 
@@ -132,19 +136,40 @@ class UCluster(keras.Model):
             float32[B]: how often each jet counts in the statistics; 0 for padding rows. None counts each once.
         context
             The training step; None in inference.
+        nodes
+            How many particles to compute, of all jets together, so that no shape depends on the batch's content, as
+            ``jax.jit`` asks for. What is beyond the batch's particles changes nothing; where these are more, all
+            results are NaN. None computes as many as there are, by compiled kernels if there are any.
         """
+        with contextlib.nullcontext() if nodes is None else portable():
+            return self._outputs(features, n_particles, weight, context, nodes)
+
+    def _outputs(
+        self,
+        features: Tensor,
+        n_particles: Tensor,
+        weight: Tensor | None,
+        context: BatchContext | None,
+        nodes: int | None,
+    ) -> Outputs:
         features = ops.cast(features, self.variable_dtype)
         if weight is not None:
             n_particles = ops.where(weight > 0, n_particles, 0)
-        packing = pack(n_particles, features.shape[1])
-        embedding = self.embed(self.pooled(features, packing, context), weight, context)
+        packing = pack(n_particles, features.shape[1], nodes)
+        pooled = self.pooled(features, packing, context)
+        if self.settings.multiplicity:
+            pooled = ops.concatenate([pooled, log_multiplicity(packing, pooled.dtype)], axis=-1)
+        embedding = self.embed(pooled, weight, context)
         rows = embedding
         for layer in self.head:
             rows = layer(rows, weight=weight, context=context)
         return Outputs(embedding, self.logits(rows))
 
     def embed(self, pooled: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
-        """Return the embedding [B, D] of jets whose particles' outputs sum up to ``pooled`` [B, C]."""
+        """Return the embedding [B, D] of jets whose particles' outputs sum up to ``pooled`` [B, C].
+
+        The last of the C values is ln N where the settings ask for the multiplicity.
+        """
         rows = self.pooled_norm(pooled, weight=weight, context=context)
         for layer in self.jet_block:
             rows = layer(rows, weight=weight, context=context)
@@ -158,9 +183,9 @@ class UCluster(keras.Model):
     def particles(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> list[Tensor]:
         """Return what the two blocks make of the nodes, in parts [M, C_i]."""
         particles = gather_nodes(features, packing)
-        nodes = self.standardised(particles)
-        first, first_edges = self._block(0, nodes, nodes, self.first_graph(particles, packing), context)
-        second, second_edges = self._block(1, nodes, first[-1], self.second_graph(first[-1], packing), context)
+        nodes, weight = self.standardised(particles), packing.weight
+        first, first_edges = self._block(0, nodes, nodes, self.first_graph(particles, packing), context, weight)
+        second, second_edges = self._block(1, nodes, first[-1], self.second_graph(first[-1], packing), context, weight)
         return [*first, *second, first_edges, second_edges]
 
     def standardised(self, particles: Tensor) -> Tensor:
@@ -182,14 +207,20 @@ class UCluster(keras.Model):
         return feature_graph(ops.stop_gradient(points), packing, self.settings.neighbours)
 
     def _block(
-        self, index: int, nodes: Tensor, rows: Tensor, graph: Graph, context: BatchContext | None
+        self,
+        index: int,
+        nodes: Tensor,
+        rows: Tensor,
+        graph: Graph,
+        context: BatchContext | None,
+        weight: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Return the outputs of a block's layers and the largest edge encodings."""
-        attended, edges = self.attention[index](rows, graph, context=context)
+        attended, edges = self.attention[index](rows, graph, weight=weight, context=context)
         parts: Any = [nodes, attended]
         outputs = []
         for layer in self.blocks[index]:
-            parts = layer(parts, context=context)
+            parts = layer(parts, weight=weight, context=context)
             outputs.append(parts)
         return outputs, edges
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sparton.data.batches import batches, data_errors
 from sparton.data.manifest import Manifest
 from sparton.data.plan import plan_epoch
+from sparton.data.settings import VALIDATION
 from sparton.distributed.world import Connection
 from sparton.ucluster.losses import clustering, focal, soft_assignments, squared_distances
 from sparton.ucluster.networks import Network
 from sparton.ucluster.settings import TrainSettings
 
-SPLIT = "val"
 COLUMNS = ("features", "n_particles", "target")
 
 
@@ -59,7 +59,7 @@ class Monitor:
         self._connection = connection
         self._folder = folder
         self._manifest = manifest
-        self._rows = manifest.shard_rows(SPLIT) if SPLIT in manifest.splits else ()
+        self._rows = manifest.shard_rows(VALIDATION) if VALIDATION in manifest.splits else ()
         self._settings = settings
         self._model = model
         self.clusters: NDArray[np.int32] = np.full(sum(self._rows), -1, np.int32)
@@ -73,7 +73,7 @@ class Monitor:
             self._rows, self._connection.world.size, self._settings.batch_size, self._settings.seed, 0, shuffle=False
         )
         rank = self._connection.world.rank
-        data = batches(self._folder, self._manifest, SPLIT, plan, rank, columns=COLUMNS)
+        data = batches(self._folder, self._manifest, VALIDATION, plan, rank, columns=COLUMNS)
         sums = np.zeros(4 + self._model.settings.n_clusters)
         clusters = []
         with data_errors():

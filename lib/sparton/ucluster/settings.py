@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sparton.config import Config
+from sparton.config import Config, validate
 from sparton.optim.schedules import WarmupShape
 from sparton.optim.settings import ExchangePrecision, LossScaleSettings
 
@@ -57,6 +57,9 @@ class ModelSettings(Config):
     jet_block
         Widths of the jet's layers between the sum over its particles and the embedding; the published network, where
         the embedding is a mean over the particles, has none.
+    multiplicity
+        Whether the jet's layers also read ln N of the N particles in the jet's slots, normalised over jets like the
+        sums; the published network cannot.
     head
         Widths of the layers between the embedding and the logits of the mass bins.
     epsilon
@@ -71,6 +74,7 @@ class ModelSettings(Config):
     first_block: tuple[Width, ...] = Field(default=(64, 64), min_length=1)
     second_block: tuple[Width, ...] = Field(default=(128,), min_length=1)
     jet_block: tuple[Width, ...] = (64,)
+    multiplicity: bool = False
     head: tuple[Width, ...] = (64,)
     epsilon: float = Field(default=1e-3, gt=0)
 
@@ -86,9 +90,25 @@ class ModelSettings(Config):
             return PUBLISHED_SIZES | values
         return values
 
+    @model_validator(mode="after")
+    def _published_reads_no_multiplicity(self) -> ModelSettings:
+        if self.network == "published" and self.multiplicity:
+            raise ValueError(
+                "network: published has no layers on the jet that could read multiplicity: true; leave it out, or take "
+                "network: default"
+            )
+        return self
+
     def published(self) -> ModelSettings:
-        """Return the published network with the sizes that were named."""
-        return type(self)(**self.model_dump(exclude_unset=True) | {"network": "published"})
+        """Return the published network with the sizes that were named.
+
+        Raises
+        ------
+        ConfigError
+            If something was named that this network does not have.
+        """
+        values = self.model_dump(exclude_unset=True) | {"network": "published"}
+        return validate(type(self), values, "section model")
 
     @property
     def standardises(self) -> bool:
@@ -223,6 +243,10 @@ class TrainSettings(Config):
         What gradients are while they travel between workers and are summed there; float16 halves the bytes.
     loss_scale
         The factor on the loss where ``precision`` or ``exchange_precision`` is float16.
+    select
+        Which epoch's network, centroids and averages become the bundle's: that of the ``last`` one, or of the one of
+        ``least_loss`` of the target on the ``val`` split, which no gradient has seen; among the joint epochs if there
+        are any. Neither reads a label.
     seed
         Seed of the first weights, of the order of the jets and of the centroids.
     checkpoints_kept
@@ -259,6 +283,7 @@ class TrainSettings(Config):
     precision: Precision = "float32"
     exchange_precision: ExchangePrecision = "float32"
     loss_scale: LossScaleSettings = LossScaleSettings()
+    select: Literal["last", "least_loss"] = "last"
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
     checkpoint_seconds: NonNegative = 60.0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sparton import checksums, storage
 from sparton.data.manifest import Manifest
+from sparton.data.settings import VALIDATION
 from sparton.errors import ConfigError
 from sparton.ucluster import bundle
 from sparton.ucluster.settings import InputSpec, ModelSettings, TrainSettings
@@ -24,13 +25,14 @@ def first_network(model: ModelSettings, training: TrainSettings, manifest: Manif
     ------
     ConfigError
         If the bundle is of another network than the settings', or of other inputs than the set's, or the classes of
-        the target cannot be the clusters that they are to be.
+        the target cannot be the clusters that they are to be, or there are no jets to select an epoch by.
     DataError
         If the bundle is damaged.
     """
     from sparton.ucluster.networks import create
 
     check_centroids(model, training, manifest)
+    check_selection(training, manifest)
     if training.start_from is None:
         return create(model, InputSpec.of(manifest, model.standardises), training.seed, training.precision)
     loaded = bundle.load(training.start_from, training.precision)
@@ -50,6 +52,22 @@ def check_centroids(model: ModelSettings, training: TrainSettings, manifest: Man
         raise ConfigError(
             f"train.centroids: classifier needs a target of model.n_clusters={model.n_clusters} classes, the set has "
             f"{manifest.n_targets}; prepare it with prepare.features.mass_peaks={model.n_clusters}, or take kmeans"
+        )
+
+
+def check_selection(training: TrainSettings, manifest: Manifest) -> None:
+    """Check that there are jets to select an epoch by.
+
+    Raises
+    ------
+    ConfigError
+        If the set has no validation split, or an empty one.
+    """
+    if training.select == "least_loss" and not (VALIDATION in manifest.splits and manifest.rows(VALIDATION)):
+        raise ConfigError(
+            f"train.select: least_loss needs jets in a split {VALIDATION!r}, the set has "
+            f"{', '.join(f'{manifest.rows(name)} in {name!r}' for name in sorted(manifest.splits))}; prepare it with "
+            f"prepare.splits.{VALIDATION}, or take select: last"
         )
 
 

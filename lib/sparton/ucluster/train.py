@@ -34,6 +34,7 @@ from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.networks import Network
 from sparton.ucluster.progress import Progress
 from sparton.ucluster.schedule import schedule_at
+from sparton.ucluster.selection import Selection
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import first_network, identity
 from sparton.ucluster.step import Losses, Schedule, TrainStep
@@ -55,6 +56,8 @@ class TrainingSummary:
     ----------
     steps, epochs
         In all.
+    kept
+        The epoch, counted from 1, whose network the bundle holds.
     jets_per_second
         Mean speed over all ranks.
     exchange_bytes
@@ -69,6 +72,7 @@ class TrainingSummary:
 
     steps: int
     epochs: int
+    kept: int
     jets_per_second: float
     exchange_bytes: int
     skipped: int | None
@@ -128,6 +132,7 @@ class Trainer:
         self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
+        self.selection = Selection(training, self.model)
         self.rows: list[CurveRow] = []
         decisive = [model.model_dump(mode="json"), *identity(training), self.manifest.model_dump(mode="json")]
         self.checkpoints = Checkpoints(
@@ -144,6 +149,8 @@ class Trainer:
         self._agree()
         while self.progress.position.epoch < self.settings.epochs:
             self._epoch()
+        self.selection.apply()
+        self._agree()
         if not self.settings.joint_epochs:
             self._place_centroids()
         self.watch.lap("other")
@@ -200,6 +207,7 @@ class Trainer:
         scale = None if self.step.loss_scale is None else self.step.loss_scale.scale
         row = epoch_row(epoch, joint, progress, observed, last, scale)
         self.rows.append(row)
+        self.selection.offer(row)
         logger.info(epoch_line(row, self.settings.epochs))
         self.epoch_ended(row)
         progress.next_epoch(self.connection.world.size)
@@ -288,6 +296,7 @@ class Trainer:
         for name, variable in self._named().items():
             variable.assign(state[name])
         self.monitor.clusters = state[CLUSTERS]
+        self.selection.restore(state, notes["selection"])
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         progress = Progress.of(notes["progress"])
         progress.position = take_over(progress.position, self.connection, self.settings.batch_size)
@@ -308,7 +317,8 @@ class Trainer:
 
     def _state(self) -> dict[str, NDArray[Any]]:
         """Return what a checkpoint holds, beside the progress."""
-        return {name: variable.numpy() for name, variable in self._named().items()} | {CLUSTERS: self.monitor.clusters}
+        own = {name: variable.numpy() for name, variable in self._named().items()}
+        return own | self.selection.state() | {CLUSTERS: self.monitor.clusters}
 
     def _agree(self) -> None:
         agreement.check(self.connection, self._named())
@@ -316,7 +326,11 @@ class Trainer:
     def _save(self) -> None:
         if not self.connection.world.is_root:
             return
-        notes = {"progress": self.progress.to_json(), "rows": [row.to_json() for row in self.rows]}
+        notes = {
+            "progress": self.progress.to_json(),
+            "rows": [row.to_json() for row in self.rows],
+            "selection": self.selection.notes(),
+        }
         self.checkpoints.save(self.progress.steps, self._state(), notes)
 
     def _write_bundle(self, folder: str, times: WorkerTimes) -> None:
@@ -329,8 +343,12 @@ class Trainer:
             | {"workers": self.connection.world.size, "jets": self.manifest.rows(TRAIN)},
             versions=installed_versions(),
         )
-        metrics = {**self.rows[-1].to_json(), "workers": times.workers, **times.figures()}
+        metrics = {**self.rows[self._kept() - 1].to_json(), "workers": times.workers, **times.figures()}
         bundle.save(folder, self.model, description, metrics, to_csv(self.rows))
+
+    def _kept(self) -> int:
+        """Return the epoch, counted from 1, whose network the bundle holds."""
+        return self.selection.epoch or self.rows[-1].epoch
 
     def _check_rows(self) -> None:
         if not self.manifest.rows(TRAIN):
@@ -343,6 +361,7 @@ class Trainer:
         return TrainingSummary(
             steps=last.step,
             epochs=self.settings.epochs,
+            kept=self._kept(),
             jets_per_second=round(jets / seconds, 1),
             exchange_bytes=self.step.exchange_bytes,
             skipped=None if self.step.loss_scale is None else self.step.skipped,
