@@ -1,8 +1,8 @@
 """How fast k-means is, beside Spark MLlib, scikit-learn and FAISS, on the same rows of Gaussian clouds.
 
 Three contests in one run: from Parquet files to centroids in processes of their own, start-up included; rows in memory,
-methods in turns, with the passes that each needs to come within 1 % of Lloyd's best; and one assignment pass against
-the machine's matrix products. Memory is shown with a tenth of the rows too.
+methods in turns, full iterations as often as it takes to come within 1 % of Lloyd's best; and one assignment pass
+against the machine's matrix products. Memory is shown with a tenth of the rows too.
 
     python benchmarks/clustering_speed.py                    # 2 million x 32, k = 100
     python benchmarks/clustering_speed.py --case b           # 10 million x 16, k = 1,000: 10 GB of memory

@@ -102,7 +102,8 @@ def contest(
             inertias[method.name] = inertia_of(rows, centroids)
             print(f"  {method.name}: {times[method.name][-1]:.1f} s, {inertias[method.name]:.4g}", flush=True)
     found = [Found(name, statistics.median(values), inertias[name]) for name, values in times.items()]
-    lowest = f"Lloyd, same start, to rest ({len(path) - 1} iterations)"
+    rested = len(path) > 1 and path[-2] - path[-1] < AT_REST * path[-1]
+    lowest = f"Lloyd, same start, {'to rest' if rested else 'not at rest yet'} ({len(path) - 1} iterations)"
     return [*found, Found(lowest, float("nan"), path[-1])], min(path[-1], *inertias.values())
 
 

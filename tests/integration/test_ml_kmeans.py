@@ -179,7 +179,14 @@ def test_nothing_is_left_in_the_work_folder(frame: DataFrame, tmp_path: Path) ->
             {"inputCols": ["a", "b"]},
             "a, b: found nulls in 2 of 300 rows",
         ),
+        (
+            lambda df: df.withColumn("features", F.when(F.col("row") != 7, F.col("features"))),
+            {},
+            "features: found nulls in 1 of 300 rows",
+        ),
         (lambda df: df.withColumn("w", -F.col("w")), {"weightCol": "w"}, "weights: found null, negative or infinite"),
+        (lambda df: df.withColumn("w", F.lit(0.0)), {"weightCol": "w"}, "weights: found 0 in all 300 rows"),
+        (lambda df: df, {"distanceCol": "prediction"}, "predictionCol and distanceCol both name the column prediction"),
         (lambda df: df.withColumn("prediction", F.lit(0)), {}, "column prediction exists already"),
     ],
 )
@@ -193,5 +200,16 @@ def test_bad_rows_are_named_and_nothing_is_left(
 
 def test_rows_of_another_length_are_not_assigned(frame: DataFrame, model: SGDKMeansModel) -> None:
     longer = frame.withColumn("features", array_to_vector(F.array("a", "b", "a")))
-    with pytest.raises(PythonException, match=r"features: found a row of 3.* values, expected 2 as in training"):
+    with pytest.raises(PythonException, match=r"features: found a row of 3 values, expected 2 values as in training"):
         model.transform(longer).collect()
+    missing = frame.withColumn("features", F.when(F.col("row") != 7, F.col("features")))
+    with pytest.raises(PythonException, match=r"features: found a row of null, expected 2 values as in training"):
+        model.transform(missing).collect()
+
+
+def test_distances_from_all_centroids(frame: DataFrame, model: SGDKMeansModel) -> None:
+    shown = model.copy({model.distancesCol: "all"}).transform(frame).toPandas()
+    every = np.stack(shown["all"].to_numpy())
+    assert every.shape == (ROWS, 3)
+    np.testing.assert_array_equal(every.argmin(axis=1), shown["prediction"])
+    np.testing.assert_allclose(every.min(axis=1), shown["away"], rtol=1e-3, atol=1e-3)

@@ -270,7 +270,10 @@ def test_possibilistic_clusters_wait_for_rows_and_follow(tmp_path: Path, spark: 
     arrive(tmp_path / "table", 0, rows_of(0, 50))
     overrides = ["cluster.method=pcm", "cluster.n_clusters=6", "stream.start_after=200"]
     result = follow(tmp_path, *overrides)
-    assert result.summary["clusters"] == "none yet, the first centroids wait for 200 rows"
+    assert (
+        result.summary["clusters"]
+        == f"none yet, the first centroids wait for 200 rows ({result.summary['rows']} so far)"
+    )
     assert not (tmp_path / "model").exists()
     arrive(tmp_path / "table", 1)
     arrive(tmp_path / "table", 2, rows_of(2, 0))

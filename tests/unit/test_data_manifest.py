@@ -150,3 +150,20 @@ def test_constant_features_get_deviation_one() -> None:
 def test_impossible_settings_are_refused(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         validate(PrepareSettings, values, "test")
+
+
+@given(st.integers(0, 1000))
+def test_a_weight_is_so_many_equal_rows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, weight = rng.normal(3, 2, (20, 3)), rng.integers(0, 4, 20)
+    found, expected = Moments.of(values, weight), Moments.of(np.repeat(values, weight, axis=0))
+    assert found.count == expected.count == weight.sum()
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.squares, expected.squares, rtol=1e-9, atol=1e-12)
+
+
+def test_rows_without_weight_do_not_count() -> None:
+    values = np.array([[1.0], [3.0], [1e300]])
+    found = Moments.of(values, np.array([0.5, 0.5, 0.0]))
+    assert (found.count, found.mean.tolist(), found.std()[0].tolist()) == (1.0, [2.0], [1.0])
+    assert Moments.of(values, np.zeros(3)).count == 0

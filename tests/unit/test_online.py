@@ -191,6 +191,8 @@ def test_the_start_waits_for_rows_and_for_distinct_ones() -> None:
     assert not following.can_begin(49, many)
     assert not following.can_begin(1000, few)
     assert following.can_begin(50, many)
+    assert following.wait(49, many) == "50 rows (49 so far)"
+    assert following.wait(1000, few) == "3 distinct rows, one a cluster (2 so far; cluster.n_clusters may be lower)"
     assert online().start_after == 30
     assert online(PossibilisticSettings(n_clusters=3)).start_after == 150
 

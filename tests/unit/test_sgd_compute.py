@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sparton.errors import TrainingError
 from sparton.sgd import compute, kernels, portable
@@ -119,3 +120,18 @@ def test_coordinates_go_there_and_back() -> None:
     coordinates = Coordinates.of(rows.mean(axis=0).tolist(), rows.std(axis=0).tolist())
     assert np.allclose(coordinates.rows(coordinates.points(rows)), rows, rtol=1e-13)
     assert np.array_equal(coordinates.origin, coordinates.origin.astype(np.float32))
+
+
+def test_trainings_in_two_threads_share_the_limit_on_blas() -> None:
+    def used() -> set[int]:
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        before = used()
+        first, second = compute.own_threads(), compute.own_threads()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert used() == {1}
+        second.__exit__(None, None, None)
+        assert used() == before

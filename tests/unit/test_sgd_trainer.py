@@ -275,7 +275,7 @@ def test_standardised_features_have_equal_say() -> None:
 @pytest.mark.parametrize(
     ("rows", "weight", "error", "message"),
     [
-        (np.zeros((0, 2)), None, DataError, r"rows: found float64\[0, 2\], expected real numbers"),
+        (np.zeros((0, 2)), None, DataError, r"rows: found float64\[0, 2\], expected float32 or float64"),
         (np.zeros((5, 2), int), None, DataError, "rows: found int64"),
         (np.array([[1.0, 2.0], [1.0, np.nan]]), None, DataError, "column 1 has values that are not finite"),
         (np.eye(3), np.array([1.0, -1.0, 1.0]), DataError, "weight: found -1.0 in row 1, expected a finite number"),
@@ -293,3 +293,31 @@ def test_bad_input_is_named(rows: Array, weight: Array | None, error: type[Excep
 def test_all_ranks_say_why_they_cannot_start() -> None:
     with pytest.raises(TrainingError, match="1 distinct rows in a sample of 48"):
         simulate(2, lambda connection: fit(np.ones((48, 2)), SETTINGS, connection=connection))
+
+
+def test_weights_count_in_the_units_of_features() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(90, 2)) + np.repeat([[0, 0], [8, 0], [0, 8]], 30, axis=0), [[1e6, 0]]])
+    weight = np.r_[rng.integers(1, 4, 90), 0].astype(float)
+    settings = KMeansSettings(n_clusters=3, epochs=8, batch_size=30, decay=0.9, seed=2)
+    found = fit(rows, settings, weight)
+    repeated = fit(np.repeat(rows, weight.astype(int), axis=0), settings)
+    np.testing.assert_allclose(found.clusters.coordinates.factor, repeated.clusters.coordinates.factor, rtol=1e-12)
+    centers = found.clusters.centers
+    assert np.abs(centers[np.lexsort(centers.round(-1).T)] - [[0, 0], [8, 0], [0, 8]]).max() < 1
+
+
+def test_rows_of_another_kind_are_named() -> None:
+    settings = KMeansSettings(n_clusters=2)
+    for rows in (np.zeros((4, 2), np.float16), np.zeros((4, 2), int), [["a"]], np.zeros(4)):
+        with pytest.raises(DataError, match=r"rows: found .*, expected float32 or float64 \[n, d\]"):
+            fit(rows, settings)
+
+
+def test_what_float32_cannot_tell_apart_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    rows, _ = blobs(300, 2, 4)
+    for offset, precision, told in ((0.0, "float32", False), (1e5, "float32", True), (1e5, "float64", False)):
+        caplog.clear()
+        apart = rows + np.where(np.arange(300) % 2, offset, -offset)[:, None]
+        fit(apart, KMeansSettings(n_clusters=4, scaling="none", epochs=2, batch_size=50, precision=precision))
+        assert ("set cluster.precision: float64" in caplog.text) is told

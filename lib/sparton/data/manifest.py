@@ -95,7 +95,8 @@ class SetManifest(Config):
     feature_mean, feature_std
         Statistics of each feature over the train split; the deviation is never 0.
     feature_count, feature_squares
-        Number of values behind them, and sums of squared deviations from the mean: what exact merging needs.
+        Number of values behind them (of a table with weights their sum), and sums of squared deviations from the mean:
+        what exact merging needs.
     splits
         Shards of each split, in order.
     rows_per_shard, seed
@@ -119,7 +120,7 @@ class SetManifest(Config):
     feature_names: tuple[str, ...]
     feature_mean: tuple[float, ...]
     feature_std: tuple[float, ...]
-    feature_count: int
+    feature_count: float
     feature_squares: tuple[float, ...]
     splits: dict[str, tuple[Shard, ...]]
     rows_per_shard: int

@@ -14,22 +14,35 @@ CONSTANT_TOLERANCE = 1e-7
 
 @dataclass(frozen=True)
 class Moments:
-    """Number of rows, mean and sum of squared deviations from it, float64[F] each but the count."""
+    """Number of rows (or the sum of their weights), mean and sum of squared deviations from it, float64[F] each."""
 
-    count: int
+    count: float
     mean: NDArray[np.float64]
     squares: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: ArrayLike) -> Moments:
-        """Return the moments of ``values`` [n, F], in two passes."""
+    def of(cls, values: ArrayLike, weight: ArrayLike | None = None) -> Moments:
+        """Return the moments of ``values`` [n, F], in two passes; ``weight`` [n] from 0, one for each where None."""
         rows = np.asarray(values, np.float64)
+        if weight is not None:
+            return cls._weighted(rows, np.asarray(weight, np.float64))
         if not len(rows):
             return cls(0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
         mean = rows.mean(axis=0)
         deviations = rows - mean
         correction = deviations.mean(axis=0)
         return cls(len(rows), mean + correction, np.einsum("nf,nf->f", deviations, deviations))
+
+    @classmethod
+    def _weighted(cls, rows: NDArray[np.float64], weight: NDArray[np.float64]) -> Moments:
+        rows, weight = rows[weight > 0], weight[weight > 0]  # what weighs nothing must not move the origin either
+        total = float(weight.sum())
+        if not total:
+            return cls(0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+        mean = weight @ rows / total
+        deviations = rows - mean
+        correction = weight @ deviations / total
+        return cls(total, mean + correction, np.einsum("n,nf,nf->f", weight, deviations, deviations))
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both (Chan, Golub, LeVeque 1979); depends on the order by rounding alone."""
@@ -43,7 +56,7 @@ class Moments:
 
     def std(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the deviation of each feature, 1 where it is constant, and which ones are, bool[F]."""
-        found = np.sqrt(self.squares / max(self.count, 1))
+        found = np.sqrt(self.squares / (self.count or 1))
         constant = found <= CONSTANT_TOLERANCE * np.abs(self.mean)
         return np.where(constant, 1.0, found), constant
 
@@ -56,7 +69,7 @@ class Moments:
         """Return the moments that :meth:`to_bytes` wrote."""
         values = np.frombuffer(content, "<f8")
         mean, squares = np.split(values[1:], 2)
-        return cls(int(values[0]), mean, squares)
+        return cls(float(values[0]), mean, squares)
 
 
 def merge_all(parts: Iterable[Moments], n_features: int) -> Moments:

@@ -132,8 +132,9 @@ class TableEncoder:
         return pa.RecordBatch.from_arrays([batch.column(name) for name in TABLE_ARROW.names], schema=TABLE_ARROW)
 
     def moments(self, table: pa.Table) -> Moments:
-        """Return the plain moments of the features, weights left aside."""
-        return Moments.of(decode_features(table.column("features").combine_chunks(), self.n_features))
+        """Return the moments of the features, with the weights that rows have."""
+        weight = table.column(WEIGHT).to_numpy() if WEIGHT in self.scalars else None
+        return Moments.of(decode_features(table.column("features").combine_chunks(), self.n_features), weight)
 
     def _matrix(self, batch: pa.RecordBatch) -> NDArray[np.float32]:
         if self.array:

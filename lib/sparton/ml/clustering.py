@@ -49,6 +49,10 @@ SHARED_SETTINGS = {
     "batchSize": "batch_size",
     "stepRule": "step",
     "stepSize": "step_size",
+    "stepDelay": "step_delay",
+    "stepPower": "step_power",
+    "initRows": "start_rows",
+    "initCount": "start_count",
     "decay": "decay",
     "patience": "patience",
     "tol": "tolerance",
@@ -81,7 +85,11 @@ class ClusterParams(
     METHOD: ClassVar[type[KMeansSettings] | type[PossibilisticSettings]]
     """The settings of the training."""
 
-    OUTPUTS: ClassVar[Mapping[str, str]] = {"predictionCol": "cluster", "distanceCol": "distance"}
+    OUTPUTS: ClassVar[Mapping[str, str]] = {
+        "predictionCol": "cluster",
+        "distanceCol": "distance",
+        "distancesCol": "distances",
+    }
     """What each parameter that names a column of the output is for, see :data:`COMPUTED`."""
 
     k: Param[int] = Param(Params._dummy(), "k", "clusters to find", TypeConverters.toInt)
@@ -93,6 +101,21 @@ class ClusterParams(
     )
     stepRule: Param[str] = Param(  # noqa: N815
         Params._dummy(), "stepRule", "steps of centroids: counts, constant or polynomial", TypeConverters.toString
+    )
+    stepDelay: Param[float] = Param(  # noqa: N815
+        Params._dummy(), "stepDelay", "t0 of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
+    )
+    stepPower: Param[float] = Param(  # noqa: N815
+        Params._dummy(), "stepPower", "p of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
+    )
+    initRows: Param[int] = Param(  # noqa: N815
+        Params._dummy(),
+        "initRows",
+        "rows of the sample that first centroids are found on; by default 20,000, or more where clusters are many",
+        TypeConverters.toInt,
+    )
+    initCount: Param[float] = Param(  # noqa: N815
+        Params._dummy(), "initCount", "rows that a first centroid counts as", TypeConverters.toFloat
     )
     decay: Param[float] = Param(
         Params._dummy(), "decay", "factor of the counts in each step; 1 forgets nothing", TypeConverters.toFloat
@@ -115,6 +138,9 @@ class ClusterParams(
     distanceCol: Param[str] = Param(  # noqa: N815
         Params._dummy(), "distanceCol", "column for the distance to the cluster's centroid", TypeConverters.toString
     )
+    distancesCol: Param[str] = Param(  # noqa: N815
+        Params._dummy(), "distancesCol", "column for the distances to all centroids", TypeConverters.toString
+    )
     workFolder: Param[str] = Param(  # noqa: N815
         Params._dummy(),
         "workFolder",
@@ -134,9 +160,15 @@ class ClusterParams(
         return [str(name) for name in self.getOrDefault("inputCols")] if self.isDefined("inputCols") else []
 
     def _check_outputs(self, dataset: DataFrame) -> None:
+        taken: dict[str, str] = {}
         for parameter, name in self._output_columns().items():
             if name in dataset.columns:
                 raise DataError(f"the DataFrame: column {name} exists already; drop it or set another {parameter}")
+            if name in taken:
+                raise DataError(
+                    f"{taken[name]} and {parameter} both name the column {name}; set another for one of them"
+                )
+            taken[name] = parameter
 
     def _output_columns(self) -> dict[str, str]:
         """Return the names of the columns to append, by parameter."""
@@ -153,6 +185,10 @@ class ClusterParams(
     def setPredictionCol(self, value: str) -> Self:  # noqa: N802
         """Set the column for the number of the cluster."""
         return self._set(predictionCol=value)
+
+    def setDistancesCol(self, value: str) -> Self:  # noqa: N802
+        """Set the column for the distances to all centroids; none by default."""
+        return self._set(distancesCol=value)
 
     def setDistanceCol(self, value: str) -> Self:  # noqa: N802
         """Set the column for the distance to the cluster's centroid; none by default."""
@@ -382,7 +418,8 @@ def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str
     lengths = values.str.len()
     bad = lengths.index[lengths != width]
     if len(bad):
-        raise DataError(f"{named}: found a row of {lengths[bad[0]]} values, expected {width} as in training")
+        found_one = "null" if np.isnan(lengths[bad[0]]) else f"{int(lengths[bad[0]])} values"
+        raise DataError(f"{named}: found a row of {found_one}, expected {width} values as in training")
     rows = np.concatenate(values.to_numpy()).reshape(-1, width) if len(values) else np.zeros((0, width), np.float32)
     rows = np.asarray(rows, np.float32)
     with own_threads():

@@ -22,13 +22,10 @@ class _PossibilisticParams(ClusterParams):
         "coincidence": "coincidence",
         "smallestMass": "smallest_mass",
         "noiseBelow": "noise_below",
-        "stepDelay": "step_delay",
-        "stepPower": "step_power",
     }
     METHOD = PossibilisticSettings
     OUTPUTS: ClassVar[Mapping[str, str]] = {
         **ClusterParams.OUTPUTS,
-        "distancesCol": "distances",
         "typicalitiesCol": "typicalities",
         "scoreCol": "score",
         "noiseCol": "noise",
@@ -58,15 +55,6 @@ class _PossibilisticParams(ClusterParams):
         "rows whose largest typicality is below this are noise; where not set, 0.05 ** (1 / gammaFactor)",
         TypeConverters.toFloat,
     )
-    stepDelay: Param[float] = Param(  # noqa: N815
-        Params._dummy(), "stepDelay", "t0 of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
-    )
-    stepPower: Param[float] = Param(  # noqa: N815
-        Params._dummy(), "stepPower", "p of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
-    )
-    distancesCol: Param[str] = Param(  # noqa: N815
-        Params._dummy(), "distancesCol", "column for the distances to all centroids", TypeConverters.toString
-    )
     typicalitiesCol: Param[str] = Param(  # noqa: N815
         Params._dummy(), "typicalitiesCol", "column for the typicalities in all clusters", TypeConverters.toString
     )
@@ -79,10 +67,6 @@ class _PossibilisticParams(ClusterParams):
     noiseCol: Param[str] = Param(  # noqa: N815
         Params._dummy(), "noiseCol", "column for whether a row is noise", TypeConverters.toString
     )
-
-    def setDistancesCol(self, value: str) -> Self:  # noqa: N802
-        """Set the column for the distances to all centroids; none by default."""
-        return self._set(distancesCol=value)
 
     def setTypicalitiesCol(self, value: str) -> Self:  # noqa: N802
         """Set the column for the typicalities in all clusters; none by default."""
@@ -150,6 +134,8 @@ class PossibilisticCMeans(
         stepSize: float = 0.5,
         stepDelay: float = 100.0,
         stepPower: float = 0.75,
+        initRows: int | None = None,
+        initCount: float = 1.0,
         decay: float = 1.0,
         patience: int = 0,
         tol: float = 0.0,

@@ -194,6 +194,7 @@ class StreamClustering:
         state, started = self.state, time.perf_counter()
         if number <= state.batch:
             logger.info("stream: batch %d is in the state already", number)
+            self._publish_if_due()  # who wrote the state may have died before
             return
         if number != state.batch + 1:
             raise DataError(
@@ -206,8 +207,8 @@ class StreamClustering:
         self.state = after
         stream_log.write(self.folder, after.line)
         logger.info(self._sentence(after, step))
-        if after.model is not None and after.batches % self._settings.publish_every == 0 and step is not None:
-            self.publish()
+        if step is not None:
+            self._publish_if_due()
 
     def figures(self) -> dict[str, Any]:
         """Return what a person wants to know of the state."""
@@ -218,7 +219,7 @@ class StreamClustering:
             "rejected": dict(state.rejected) or "none",
         }
         if state.model is None:
-            return found | {"clusters": f"none yet, the first centroids wait for {self.online.start_after:,} rows"}
+            return found | {"clusters": f"none yet, the first centroids wait for {self._waited_for(state)}"}
         counts = self.online.outcome(state.model).counts if state.curve else state.model.state.counts
         found["clusters"] = len(counts)
         if state.curve:
@@ -254,6 +255,10 @@ class StreamClustering:
             self._still_held()
         logger.info("stream: published the clusters after batch %d at %s", state.batch, self.output)
         return True
+
+    def _publish_if_due(self) -> None:
+        if self.state.model is not None and self.state.batches % self._settings.publish_every == 0:
+            self.publish()
 
     def _after(self, batch: DataFrame, number: int, started: float) -> tuple[StreamState, Step | None]:
         """Return the state with a micro-batch, and what the step did; None where none was made."""
@@ -362,8 +367,11 @@ class StreamClustering:
                 f"{line['largest_move']:.3g} of its width{mended}"
             )
         if state.model is None and line["rows"]:
-            return f"{text}: {state.rows:,} so far, the first centroids wait for {self.online.start_after:,}"
+            return f"{text}: the first centroids wait for {self._waited_for(state)}"
         return text
+
+    def _waited_for(self, state: StreamState) -> str | None:
+        return self.online.wait(state.rows, state.sample)
 
     def _last_state(self) -> StreamState:
         """Return the state to go on from, after Spark's checkpoint has been brought in line with it."""

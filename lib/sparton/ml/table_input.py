@@ -35,7 +35,8 @@ def features_column(schema: StructType, features: str, inputs: Sequence[str]) ->
         return F.array(*(_named(name).cast("float") for name in inputs))
     found = schema[features].dataType
     if isinstance(found, VectorUDT):
-        return vector_to_array(_named(features), "float32")
+        vector = _named(features)
+        return F.when(vector.isNotNull(), vector_to_array(vector, "float32"))
     numeric = isinstance(found, ArrayType) and isinstance(found.elementType, NumericType)
     _require(features, found, numeric, "a vector or an array of numbers (for several columns set inputCols)")
     return _named(features).cast(FLOATS)
@@ -80,6 +81,7 @@ def checked_length(rows: DataFrame, names: str) -> int:
         F.min(F.when(features.isNotNull(), lengths)).alias("shortest"),
         F.max(F.when(features.isNotNull(), lengths)).alias("longest"),
         count(weight.isNull() | is_bad(weight) | (weight < 0)).alias("weightless"),
+        count(weight > 0).alias("weighty"),
     ).first()
     assert found is not None  # an aggregate has one row
     total = found["rows"]
@@ -96,6 +98,7 @@ def checked_length(rows: DataFrame, names: str) -> int:
             found["shortest"] != found["longest"]
         ),
         f"{names}: found no value in a row, expected at least one": found["longest"] == 0,
+        f"weights: found 0 in all {total} rows, expected some above": not found["weighty"],
     }
     for problem, count_of_it in problems.items():
         if count_of_it:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ from sparton.data.featurize import decode_features
 from sparton.data.schema import TABLE_ARROW, TABLE_ASSIGNMENTS_ARROW, require_columns
 from sparton.errors import DataError
 from sparton.pipeline.assignment import require_features
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +253,11 @@ def _elbow(rows: NDArray[np.float32], description: Description, settings: Evalua
     chosen = {name: value for name, value in description.training.items() if name in names}
     training = validate(KMeansSettings, chosen, "model.json")
     points = []
+    distinct = len(np.unique(rows, axis=0))
     for k in settings.elbow:
+        if k > distinct:
+            logger.warning("evaluate.elbow: %d clusters are left out, the sample has %d distinct rows", k, distinct)
+            continue
         found = fit(rows, training.model_copy(update={"n_clusters": k}))
         label = found.clusters.assign(rows)[0]
         silhouette, _ = sampled_silhouette(found.clusters.coordinates.points(rows), label, settings.seed)

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -160,12 +161,42 @@ def chunk_rows(n: int, k: int, dtype: DTypeLike) -> int:
     return int(np.clip(fitting - fitting % SMALLEST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK))
 
 
+class _OwnThreads:
+    """The limit on BLAS's threads, which is one for the process: held from the first who asks to the last who ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._limit = contextlib.ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._holders:
+                _implementation()  # loads the library that is to be limited
+                self._limit.enter_context(threadpool_limits(1, "blas"))
+            self._holders += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                self._limit.close()
+
+
+_OWN_THREADS = _OwnThreads()
+
+
 @contextlib.contextmanager
 def own_threads() -> Iterator[None]:
-    """Keep matrix products to the thread that asks for them: this module has threads of its own."""
-    _implementation()  # loads the library that is to be limited
-    with threadpool_limits(1, "blas"):
+    """Keep matrix products to the thread that asks for them: this module has threads of its own.
+
+    Trainings in several threads of a process may overlap.
+    """
+    _OWN_THREADS.enter()
+    try:
         yield
+    finally:
+        _OWN_THREADS.leave()
 
 
 def n_threads() -> int:

@@ -164,8 +164,10 @@ class ArrayFeed:
     weight: Array = field(default_factory=lambda: np.ones(0))
 
     def __post_init__(self) -> None:
-        if self.rows.ndim != 2 or not self.rows.size or self.rows.dtype.kind != "f":
-            raise DataError(f"rows: found {self.rows.dtype}{list(self.rows.shape)}, expected real numbers [n, d]")
+        found = np.asarray(self.rows)
+        if found.ndim != 2 or not found.size or found.dtype not in (np.float32, np.float64):
+            raise DataError(f"rows: found {found.dtype}{list(found.shape)}, expected float32 or float64 [n, d]")
+        object.__setattr__(self, "rows", found)
         if not self.weight.size:
             object.__setattr__(self, "weight", np.ones(len(self.rows)))
         check_weights(self.weight, len(self.rows))

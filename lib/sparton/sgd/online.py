@@ -112,8 +112,16 @@ class Online:
 
     def can_begin(self, rows: int, sample: Sample) -> bool:
         """Tell whether enough rows have come, and a sample of them has enough distinct ones for the centroids."""
-        distinct = len(np.unique(sample.rows[sample.weight > 0], axis=0))
-        return rows >= self.start_after and distinct >= self.cluster.n_clusters
+        return self.wait(rows, sample) is None
+
+    def wait(self, rows: int, sample: Sample) -> str | None:
+        """Return what the first centroids wait for, None once they can be found."""
+        if rows < self.start_after:
+            return f"{self.start_after:,} rows ({rows:,} so far)"
+        distinct, needed = len(np.unique(sample.rows[sample.weight > 0], axis=0)), self.cluster.n_clusters
+        if distinct < needed:
+            return f"{needed:,} distinct rows, one a cluster ({distinct:,} so far; cluster.n_clusters may be lower)"
+        return None
 
     def begin(self, names: tuple[str, ...], sample: Sample) -> Model:
         """Return the first centroids, found on a sample.

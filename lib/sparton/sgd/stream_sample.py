@@ -64,15 +64,8 @@ class Sample(NamedTuple):
         return Sample(*(column[order] for column in self))
 
     def moments(self) -> Moments:
-        """Return the moments of the rows with all their copies, weights left aside."""
-        rows, copies = self.rows.astype(np.float64), self.copies.astype(np.float64)
-        count = int(self.copies.sum())
-        if not count:
-            return Moments.of(rows)
-        mean = copies @ rows / count
-        deviations = rows - mean
-        correction = copies @ deviations / count
-        return Moments(count, mean + correction, np.einsum("n,nf,nf->f", copies, deviations, deviations))
+        """Return the moments of the rows with all their copies and weights."""
+        return Moments.of(self.rows, self.shares)
 
 
 Keys = Callable[[Sample], Array]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,11 @@ from sparton.sgd.trainer import Schedule, Trained, Trainer
 from sparton.versions import installed_versions
 
 Array = NDArray[Any]
+
+logger = logging.getLogger(__name__)
+
+FLOAT32_ROUNDING = 2e-7
+"""Error of a squared distance in float32, as a fraction of the squared distance from the origin."""
 
 MOMENT_ROWS = 4096
 """Rows whose moments are computed at once, in the cache."""
@@ -128,7 +135,7 @@ def fit(
     settings
         Number of clusters and how they are found.
     weight
-        Weights [n] from 0; 1 by default.
+        Weights [n] from 0, which count in mean and deviation too; 1 by default.
     connection
         This rank's place in the world; None is alone.
 
@@ -143,7 +150,7 @@ def fit(
     connection = connection or Connection.local()
     given = np.ones(len(rows)) if weight is None else weight
     feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given)
-    moments = _moments(rows)
+    moments = _moments(rows, weight)
     std = moments.std()[0]
     coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
     variance = float((np.square(std) * np.square(coordinates.factor)).mean())
@@ -152,13 +159,13 @@ def fit(
     return Fit(found.clusters, found.objective, found.sizes, found.figures, run.trained.rows, run.trained.state)
 
 
-def _moments(rows: Array) -> Moments:
+def _moments(rows: Array, weight: Array | None) -> Moments:
     """Return the moments of rows, the same bits on any number of threads."""
     limits = part_limits(len(rows), -(-len(rows) // MOMENT_ROWS))
     parts = [Moments(0, np.zeros(0), np.zeros(0))] * (len(limits) - 1)
 
     def run(low: int, high: int, part: int) -> None:
-        parts[part] = Moments.of(rows[low:high])
+        parts[part] = Moments.of(rows[low:high], None if weight is None else weight[low:high])
 
     each_part(limits, run, n_threads())
     return merge_all(parts, rows.shape[1])
@@ -234,7 +241,23 @@ def _run(
     schedule = Schedule(settings.epochs, rule, settings.sample_rows)
     trainer: Trainer[Any, Any] = Trainer(connection, feed, method, schedule, checkpoints)
     trained = trainer.run()
-    return _Run(method, trained, method.outcome(trained.state, trained.totals))
+    outcome = method.outcome(trained.state, trained.totals)
+    if connection.world.is_root:
+        _warn_of_rounding(outcome, settings)
+    return _Run(method, trained, outcome)
+
+
+def _warn_of_rounding(outcome: Outcome, settings: ClusterSettings) -> None:
+    """Say so where float32 may have taken the wrong one of near centroids, since all are far from the origin."""
+    spread = outcome.figures.get("mean_inertia", math.inf)
+    largest = float(np.square(outcome.clusters.centroids).sum(axis=1).max())
+    if settings.precision == "float32" and FLOAT32_ROUNDING * largest > spread:
+        logger.warning(
+            "clusters lie so far apart that float32 rounds squared distances by %.2g, and rows are only %.2g from "
+            "theirs: some may be in the wrong one; set cluster.precision: float64",
+            FLOAT32_ROUNDING * largest,
+            spread,
+        )
 
 
 def _write_bundle(
