@@ -51,7 +51,8 @@ def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
 def settings_in(workspace: Path, *overrides: str) -> PipelineSettings:
     values = [
         f"workspace={workspace}", "table.target=y", "table.rows_per_shard=128", "cluster.n_clusters=4",
-        "cluster.epochs=4", "cluster.batch_size=100", "cluster.decay=0.95", "evaluate.elbow=[1, 2, 4, 6, 9999]", *overrides,
+        "cluster.epochs=4", "cluster.batch_size=100", "cluster.decay=0.95",
+        "evaluate.elbow=[1, 2, 4, 6, 9999]", *overrides,
     ]  # fmt: skip
     return load_config(PipelineSettings, ROOT / "conf" / "table.yaml", values)
 
