@@ -236,7 +236,7 @@ def test_the_bundle_is_assigned_and_read_by_spark_ml(whole: Path, spark: SparkSe
     pipeline.prepare(settings, input=str(whole / "table"), kind="table")
     result = pipeline.assign(settings, model=str(whole / "model"))
     assert sum(result.summary["cluster sizes"].values()) == FILES * ROWS
-    model = SGDKMeansModel.from_bundle(str(whole / "model")).setInputCols(["a", "b"])  # type: ignore[attr-defined]
+    model = SGDKMeansModel.from_bundle(str(whole / "model"))
     found = model.transform(spark.read.parquet(str(whole / "table" / f"{LAST}.parquet"))).toPandas()
     assert len(set(zip(found["prediction"], np.arange(ROWS) % CLUSTERS, strict=True))) == CLUSTERS
     described = pipeline.info(str(whole / "model"), verify=True)

@@ -32,10 +32,10 @@ def test_workers_are_averaged() -> None:
         assert found.workers == 2
         assert vars(found.mean) == {"input": 2.0, "compute": 5.5, "exchange": 3.0, "other": 0.5}
         assert found.worker_time == 22.0
-        assert found.efficiency == pytest.approx(8 / 11)
+        assert found.efficiency == pytest.approx(7.5 / 10.5)
         figures = found.figures()
         assert figures["worker_s"] == 22.0
-        assert figures["efficiency_corrected_worker_s"] == pytest.approx(16.0)
+        assert figures["efficiency_corrected_worker_s"] == pytest.approx(22 * 7.5 / 10.5)
         assert figures["exchange_share"] == pytest.approx(3 / 11)
 
 

@@ -12,7 +12,7 @@ import pytest
 from sparton import storage
 from sparton.config import Config, load_config
 from sparton.errors import DataError, UsageError
-from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, kept
+from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.record import bad_files, content_fingerprint, read_record
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -220,7 +220,12 @@ def test_two_runs_of_one_training_do_not_share_checkpoints(workspace: Path) -> N
         storage.write_text(storage.join(folder, "step"), "1")
         with pytest.raises(DataError, match=r"another run .* is writing it"), kept(folder, force=False):
             pass
+        discard(folder)  # as a third run would, whose bundle of the same training is published
+        assert storage.exists(folder)
+    assert storage.exists(folder)  # until the bundle is published
+    discard(folder)
     assert not storage.exists(folder)
+    discard(folder)
 
 
 def test_checkpoints_outlive_a_failure_and_are_removed_on_demand(workspace: Path) -> None:

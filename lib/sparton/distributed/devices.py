@@ -10,6 +10,9 @@ from sparton.errors import TrainingError
 
 THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
+GPU_VARIABLE = "SPARTON_GPUS"
+"""Addresses of the GPUs that Spark has assigned to the task of a worker, with commas between."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,6 +39,11 @@ def limit_own_threads(threads: int) -> None:
     except RuntimeError:
         found = tf.config.threading.get_intra_op_parallelism_threads() or "its default number of"
         logger.warning("TensorFlow runs already, with %s threads: threads_per_worker=%d has no effect", found, threads)
+
+
+def assigned_gpus() -> list[str]:
+    """Return the addresses of the GPUs that Spark has assigned to this worker."""
+    return [name for name in os.environ.get(GPU_VARIABLE, "").split(",") if name]
 
 
 def choose_gpu(local_rank: int, visible: int, assigned: Sequence[str] = ()) -> int | None:

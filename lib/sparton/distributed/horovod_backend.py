@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from sparton.distributed import devices, direct
 from sparton.distributed.fused import FusedCollectives
-from sparton.distributed.supervisor import GPU_VARIABLE
 
 CYCLE_MS = "20"
 """How often Horovod's thread asks all ranks what is ready, unless ``HOROVOD_CYCLE_TIME`` says otherwise. On a CPU it
@@ -31,7 +30,7 @@ def initialise() -> tuple[int, int, int]:
     if not _has_gpu():
         os.environ.setdefault("HOROVOD_CYCLE_TIME", CYCLE_MS)
     hvd.init()
-    devices.pin_gpu(hvd.local_rank(), [name for name in os.environ.get(GPU_VARIABLE, "").split(",") if name])
+    devices.pin_gpu(hvd.local_rank(), devices.assigned_gpus())
     return hvd.rank(), hvd.size(), hvd.local_rank()
 
 

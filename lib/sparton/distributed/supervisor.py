@@ -23,6 +23,7 @@ from typing import IO, Any
 import sparton
 from sparton.distributed import wire
 from sparton.distributed.child import LENGTH_BYTES
+from sparton.distributed.devices import GPU_VARIABLE
 from sparton.distributed.link import DriverLink
 from sparton.distributed.relay import SIGNALLED, SUPERVISOR, Address
 
@@ -31,7 +32,6 @@ KILL_GRACE_S = 5.0  # more than the worker takes to say where it was, when all i
 SAMPLE_S = 1.0
 OUTPUT_GRACE_S = 2.0  # for what the process wrote last
 COMMAND_NOT_FOUND = 127  # the exit status that shells give it
-GPU_VARIABLE = "SPARTON_GPUS"
 SECRET_VARIABLES = ("_HOROVOD_SECRET_KEY",)
 
 logger = logging.getLogger(__name__)

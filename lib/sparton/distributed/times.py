@@ -41,6 +41,11 @@ class Times:
         """All of it."""
         return self.input + self.compute + self.exchange + self.other
 
+    @property
+    def in_steps(self) -> float:
+        """What training steps take: all but ``other``."""
+        return self.input + self.compute + self.exchange
+
     def shares(self) -> dict[str, float]:
         """Return the share of each part."""
         return {name: value / self.total if self.total else 0.0 for name, value in asdict(self).items()}
@@ -83,13 +88,14 @@ class WorkerTimes:
 
     @property
     def efficiency(self) -> float:
-        """Share of the time that is not spent in the exchange.
+        """Share of the steps' time (input, compute, exchange) that is not spent in the exchange.
 
         Of a training whose batch for each worker does not depend on N this estimates the scaling efficiency: what else
-        a worker does it would do alone, too. Workers that share memory or cores also slow each other's computing,
-        which only a run of one worker can tell (:func:`scaling_efficiency`).
+        a worker does in a step it would do alone, too. Building and validating are left out, which would make a short
+        training look better than it is. Workers that share memory or cores also slow each other's computing, which
+        only a run of one worker can tell (:func:`scaling_efficiency`).
         """
-        return 1.0 - self.mean.exchange / self.mean.total if self.mean.total else 1.0
+        return 1.0 - self.mean.exchange / self.mean.in_steps if self.mean.in_steps else 1.0
 
     def figures(self) -> dict[str, float]:
         """Return what a report says, with units in the names."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparton.distributed import devices
 from sparton.distributed.collectives import Collectives, LocalCollectives
 from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.errors import TrainingError
@@ -96,8 +97,8 @@ def described(environment: Mapping[str, str] | None = None) -> World | None:
 def connect(environment: Mapping[str, str] | None = None, direct_sum_bytes: int = DIRECT_SUM_BYTES) -> Connection:
     """Join the world that the environment describes.
 
-    Where :func:`described` finds more than one process Horovod is initialised; otherwise the process is alone and
-    nothing of Horovod is imported.
+    Where :func:`described` finds more than one process Horovod is initialised; otherwise the process is alone,
+    nothing of Horovod is imported, and a GPU that Spark has assigned to it is the one that it uses.
 
     Parameters
     ----------
@@ -113,7 +114,11 @@ def connect(environment: Mapping[str, str] | None = None, direct_sum_bytes: int 
         If the variables contradict each other, Horovod is not installed or it finds another world.
     """
     world = described(environment)
-    return Connection.local() if world is None else _connect_horovod(world, direct_sum_bytes)
+    if world is not None:
+        return _connect_horovod(world, direct_sum_bytes)
+    if devices.assigned_gpus():
+        devices.pin_gpu(0, devices.assigned_gpus())
+    return Connection.local()
 
 
 def _number(name: str, text: str) -> int:

@@ -320,7 +320,8 @@ class TableClusters(Model, ClusterParams, MLWritable):
     def from_bundle(cls, folder: str) -> Self:
         """Read a bundle, such as ``sparton cluster`` makes, on the driver.
 
-        Its features, scaled as they were in training, are expected in the bundle's order.
+        Its features, in the units of the training's table, are expected in ``inputCols``: the columns that the bundle
+        names, unless it is of an array, whose name ``featuresCol`` then has to be.
 
         Raises
         ------
@@ -333,6 +334,9 @@ class TableClusters(Model, ClusterParams, MLWritable):
         model = cls(read_files(folder, bundle.FILES))
         chosen = {name: description.training[setting] for name, setting in cls.SETTINGS.items()}
         known = {name: value for name, value in chosen.items() if value is not None}
+        names = description.inputs.feature_names
+        if not all(name.endswith(f"[{index}]") for index, name in enumerate(names)):
+            known["inputCols"] = list(names)
         return model._set(**{**known, "patience": chosen["patience"] or 0})
 
     @property

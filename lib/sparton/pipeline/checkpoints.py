@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from sparton import lease, storage
 from sparton.config import Config
+from sparton.errors import DataError
 from sparton.pipeline.stage import StageCall
 
 IDENTITY_CHARACTERS = 16
@@ -31,18 +32,29 @@ def checkpoint_folder(call: StageCall) -> str:
 
 @contextlib.contextmanager
 def kept(folder: str, force: bool) -> Iterator[None]:
-    """Hold a folder of checkpoints while the block trains, and remove it when that ends well; ``force`` empties it.
+    """Hold a folder of checkpoints while the block trains; ``force`` empties it before.
+
+    They stay: until the bundle is published they are all that there is of the training. See :func:`discard`.
 
     Raises
     ------
     DataError
         If another run is at the same training.
     """
-    parent = storage.parent(folder)
-    storage.make_dirs(parent)
-    lock = storage.join(parent, f".{storage.name(folder)}.lock")
-    with lease.held(*storage.filesystem_of(lock), folder):
+    storage.make_dirs(storage.parent(folder))
+    with _held(folder):
         if force:
             storage.remove(folder)
         yield
-        storage.remove(folder)
+
+
+def discard(folder: str) -> None:
+    """Remove a folder of checkpoints whose bundle has been published, unless another run is at the same training."""
+    if folder and storage.exists(folder):
+        with contextlib.suppress(DataError), _held(folder):
+            storage.remove(folder)
+
+
+def _held(folder: str) -> contextlib.AbstractContextManager[object]:
+    lock = storage.join(storage.parent(folder), f".{storage.name(folder)}.lock")
+    return lease.held(*storage.filesystem_of(lock), folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparton import storage
-from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, kept
+from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -67,7 +67,9 @@ def cluster(
             **time_figures(summary.times),
         }
 
-    return run_stage(call, body)
+    result = run_stage(call, body)
+    discard(checkpoints)
+    return result
 
 
 def _shown(sizes: tuple[float, ...]) -> Any:

@@ -13,7 +13,7 @@ def time_figures(times: WorkerTimes) -> dict[str, Any]:
     return {
         "training time of a worker (s)": round(times.mean.total, 1),
         "training time of all workers (s)": round(times.worker_time, 1),
-        "efficiency (share outside the exchange)": round(times.efficiency, 3),
+        "efficiency (share of the steps outside the exchange)": round(times.efficiency, 3),
         "time split": times.mean.described(),
     }
 

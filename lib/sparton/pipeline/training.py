@@ -10,7 +10,7 @@ from sparton import storage
 from sparton.distributed import external
 from sparton.distributed.launch import launch, needs_spark
 from sparton.distributed.world import described
-from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, kept
+from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -94,6 +94,7 @@ def train(
         }
 
     result = run_stage(call, body)
+    discard(checkpoints)
     if world is not None and result.skipped:
         external.summon(settings.launch, start=False)
     return result

@@ -131,7 +131,7 @@ def fit(
     Parameters
     ----------
     rows
-        float32 or float64 [n, d]; every rank gives all of them.
+        float32 or float64 [n, d], or what NumPy makes such an array of; every rank gives all of them.
     settings
         Number of clusters and how they are found.
     weight
@@ -150,6 +150,7 @@ def fit(
     connection = connection or Connection.local()
     given = np.ones(len(rows)) if weight is None else weight
     feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given)
+    rows = feed.rows
     moments = _moments(rows, weight)
     std = moments.std()[0]
     coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
