@@ -312,3 +312,25 @@ def test_an_empty_and_a_textual_table_are_named(tmp_path: Path, spark: SparkSess
     with pytest.raises(DataError, match="column name is string, expected numbers"):
         pipeline.prepare(settings_in(tmp_path, "table.columns=[a, name]"))
     assert not (tmp_path / "set").exists()
+
+
+def test_a_training_that_dies_before_its_bundle_is_published_goes_on(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_in(workspace, f"workspace={tmp_path}")
+    places = {"input": str(workspace / "set"), "output": str(tmp_path / "model")}
+    with monkeypatch.context() as patched:
+        patched.setattr("sparton.pipeline.stage.write_record", dying)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.cluster(settings, **places)
+    assert not (tmp_path / "model").exists()
+    assert [path for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith(".")]
+    with caplog.at_level("INFO"):
+        pipeline.cluster(settings, **places)
+    assert "resuming in epoch 5 of 4" in caplog.text
+    assert np.array_equal(centroids(tmp_path / "model"), centroids(workspace / "model"))
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith(".")]
+
+
+def dying(*arguments: Any) -> None:
+    raise KeyboardInterrupt

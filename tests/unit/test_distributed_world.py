@@ -119,3 +119,13 @@ def test_local_collectives_refuse_what_others_would() -> None:
         collectives.allgather(np.array(3.0))
     with pytest.raises(TypeError):
         collectives.broadcast_object(object())
+
+
+def test_a_lone_worker_uses_the_gpu_that_spark_has_assigned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert connect({}).world.size == 1
+    assert caplog.text == ""
+    monkeypatch.setenv("SPARTON_GPUS", "3")
+    assert connect({}).world.size == 1
+    assert "Spark has assigned GPU 3, but TensorFlow" in caplog.text  # there is none here

@@ -13,6 +13,9 @@ from sparton.pipeline.times import time_figures
 
 SHOWN_SIZES = 20
 
+SIZES = {"kmeans": "cluster sizes", "pcm": "sums of typicalities"}
+"""What the sizes of clusters are by each method, over all rows."""
+
 
 def cluster(
     settings: PipelineSettings, *, input: str | None = None, output: str | None = None, force: bool = False
@@ -63,7 +66,7 @@ def cluster(
             "rows/s in training steps": summary.rows_per_second,
             "clusters": len(summary.sizes),
             **{name.replace("_", " "): value for name, value in summary.figures.items()},
-            "cluster sizes": _shown(summary.sizes),
+            SIZES[chosen.method]: _shown(summary.sizes),
             **time_figures(summary.times),
         }
 

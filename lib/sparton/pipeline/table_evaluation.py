@@ -258,6 +258,7 @@ def _elbow(rows: NDArray[np.float32], description: Description, settings: Evalua
         if k > distinct:
             logger.warning("evaluate.elbow: %d clusters are left out, the sample has %d distinct rows", k, distinct)
             continue
+        logger.info("evaluate.elbow: k-means with %d clusters on the sample", k)
         found = fit(rows, training.model_copy(update={"n_clusters": k}))
         label = found.clusters.assign(rows)[0]
         silhouette, _ = sampled_silhouette(found.clusters.coordinates.points(rows), label, settings.seed)

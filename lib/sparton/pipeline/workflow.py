@@ -7,7 +7,7 @@ from typing import Any
 
 from sparton import storage
 from sparton.pipeline.assignment import assign
-from sparton.pipeline.clustering import cluster
+from sparton.pipeline.clustering import SIZES, cluster
 from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.generation import generate
 from sparton.pipeline.preparation import prepare
@@ -53,6 +53,6 @@ def _jets_rows(by_stage: dict[str, StageResult]) -> dict[str, Any]:
 
 
 def _table_rows(by_stage: dict[str, StageResult]) -> dict[str, Any]:
-    clustered = dict(by_stage["cluster"].summary)
-    del clustered["cluster sizes"]  # those that evaluate found are below
+    # Sizes that evaluate found are below.
+    clustered = {name: value for name, value in by_stage["cluster"].summary.items() if name not in SIZES.values()}
     return {"rows": by_stage["prepare"].summary["rows kept"], **clustered}

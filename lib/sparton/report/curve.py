@@ -89,12 +89,17 @@ def monitor_columns(curve: TrainingCurve) -> list[str]:
     return sorted(others, key=lambda name: name not in _LABELS)[:_MAX_STRIPS]
 
 
+def is_validated(curve: TrainingCurve) -> bool:
+    """Tell whether there are losses on a validation split."""
+    return any(_split_name(name)[0] == "val" for name in loss_columns(curve))
+
+
 _SPLIT_NAMES = {"val": "validation", "train": "training", "smoothed": "smoothed"}
 
 
 @styled
 def draw_losses(curve: TrainingCurve) -> Figure:
-    """Draw each kind of loss against the epoch in a panel of its own: validation solid, training dashed."""
+    """Draw each kind of loss against the epoch in a panel of its own: validation solid, others dashed."""
     kinds: dict[str, list[str]] = {}
     for name in loss_columns(curve):
         kinds.setdefault(_split_name(name)[1], []).append(name)

@@ -163,10 +163,11 @@ def training(curve: curves.TrainingCurve) -> Iterator[ReportFigure]:
     """Yield the figures of the training curve."""
     phases = " The dotted line marks the end of pre-training." if curve.boundaries() else ""
     if curves.loss_columns(curve):
+        lines = ", validation solid and training dashed" if curves.is_validated(curve) else ""
         yield ReportFigure(
             "losses",
             "Training losses",
-            f"Losses by epoch, validation solid and training dashed.{phases}",
+            f"Losses by epoch{lines}.{phases}",
             curves.draw_losses(curve),
         )
     if curves.monitor_columns(curve):

@@ -116,6 +116,8 @@ def _comparison(metrics: EvaluationMetrics) -> str:
     if labels is None:
         rows = [[escape(item.name), _cuts(item.cuts)] for item in metrics.baselines]
         return _section("Cuts of the mass alone", _table(["baseline", "cuts [GeV]"], rows)) if rows else ""
+    if not metrics.baselines:
+        return ""
     own = (labels.accuracy, labels.adjusted_rand_index, labels.normalized_mutual_information)
     rows = [[f"<strong>{escape(metrics.method)}</strong>", *_scores(*own), _DASH]]
     for item in metrics.baselines:
