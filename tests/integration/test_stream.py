@@ -132,8 +132,11 @@ def test_clusters_follow_the_clouds(whole: Path) -> None:
     assert away.min(axis=0).max() < 0.8
     first = rows_of(0)
     statistics = np.array([first[name].to_numpy() for name in "ab"], np.float32).astype(float)
-    assert np.allclose(found.inputs.feature_mean, statistics.mean(axis=1))
-    assert np.allclose(found.inputs.feature_std, statistics.std(axis=1))
+    weight = first["w"].to_numpy().astype(float)
+    mean = np.average(statistics, axis=1, weights=weight)
+    variance = np.average(np.square(statistics - mean[:, None]), axis=1, weights=weight)
+    assert np.allclose(found.inputs.feature_mean, mean)
+    assert np.allclose(found.inputs.feature_std, np.sqrt(variance))
 
 
 def test_each_batch_is_told(whole: Path) -> None:

@@ -114,9 +114,14 @@ def test_shards_statistics_and_counts_follow_the_contract(made: Path) -> None:
     assert manifest.counts.rejected == {"not_finite": 1, "duplicate_id": 2}
     assert manifest.feature_names == ("a", "b", "c", "d", "e.x")
     assert manifest.feature_shape == (COLUMNS,)
-    train = decode_features(rows_of(made / "set", manifest, "train").column("features").combine_chunks(), COLUMNS)
-    assert np.allclose(manifest.feature_mean, train.astype(np.float64).mean(axis=0), rtol=1e-12)
-    assert np.allclose(manifest.feature_std, train.astype(np.float64).std(axis=0), rtol=1e-12)
+    stored = rows_of(made / "set", manifest, "train")
+    train = decode_features(stored.column("features").combine_chunks(), COLUMNS).astype(np.float64)
+    weight = stored.column("weight").to_numpy().astype(np.float64)
+    mean = np.average(train, axis=0, weights=weight)
+    variance = np.average(np.square(train - mean), axis=0, weights=weight)
+    assert np.allclose(manifest.feature_mean, mean, rtol=1e-12)
+    assert np.allclose(manifest.feature_std, np.sqrt(variance), rtol=1e-9)
+    assert manifest.feature_count == pytest.approx(weight.sum(), rel=1e-12)
     assert len(manifest.sources) == 2
     with pytest.raises(DataError, match="kind is 'table-set', expected 'training-set'"):
         read_manifest(str(made / "set"))

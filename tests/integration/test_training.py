@@ -250,7 +250,7 @@ def test_training_that_starts_from_a_bundle_resumes_to_the_same_bits(
 
 
 # A rate at which the joint phase spoils what pre-training has learnt, so that its last epoch is not its best.
-SELECTED = TRAINING.model_copy(update={"select": "least_loss", "joint_epochs": 3, "joint_learning_rate": 0.05})
+SELECTED = TRAINING.model_copy(update={"select": "least_loss", "joint_epochs": 3, "joint_learning_rate": 0.5})
 
 
 def test_the_epoch_of_the_least_validation_loss_is_kept_to_the_bit(training_set: str, tmp_path: Path) -> None:
