@@ -321,3 +321,6 @@ def test_what_float32_cannot_tell_apart_is_said(caplog: pytest.LogCaptureFixture
         apart = rows + np.where(np.arange(300) % 2, offset, -offset)[:, None]
         fit(apart, KMeansSettings(n_clusters=4, scaling="none", epochs=2, batch_size=50, precision=precision))
         assert ("set cluster.precision: float64" in caplog.text) is told
+    caplog.clear()
+    fit(np.repeat(rows[:4], 20, axis=0), KMeansSettings(n_clusters=4, scaling="none", batch_size=20))
+    assert caplog.text == ""  # a cluster without any spread is no reason

@@ -117,3 +117,15 @@ def test_far_clouds_are_all_found_and_heavy_rows_come_first() -> None:
     weight[[7, 8]] = 1.0
     taken = [plus_plus(points, weight, 1, seed)[0] for seed in range(50)]
     assert all((one == points[[7, 8]]).all(axis=1).any() for one in taken)
+
+
+@given(st.integers(0, 300))
+def test_equal_points_far_from_the_origin_are_taken_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    distinct = rng.choice([-1e6, 1e6], (8, 1)) + 1e-3 * rng.permutation(8)[:, None] + rng.normal(size=(8, 2)) * 1e-4
+    points = np.repeat(distinct, 5, axis=0)
+    found = plus_plus(points, np.ones(40), 8, seed)
+    assert len(np.unique(found, axis=0)) == 8
+    some = points[[0, 5, 10]]
+    swapped = swap(points, np.ones(40), some, 30, seed)
+    assert cost(points, np.ones(40), swapped) <= cost(points, np.ones(40), some) * (1 + 1e-12)

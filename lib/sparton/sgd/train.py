@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from sparton.sgd.kmeans import KMeans
 from sparton.sgd.method import Method, Outcome
 from sparton.sgd.possibilistic import PossibilisticCMeans
 from sparton.sgd.settings import ClusterSettings, KMeansSettings
+from sparton.sgd.starts import neighbours
 from sparton.sgd.stopping import Rule
 from sparton.sgd.trainer import Schedule, Trained, Trainer
 from sparton.versions import installed_versions
@@ -249,15 +249,21 @@ def _run(
 
 
 def _warn_of_rounding(outcome: Outcome, settings: ClusterSettings) -> None:
-    """Say so where float32 may have taken the wrong one of near centroids, since all are far from the origin."""
-    spread = outcome.figures.get("mean_inertia", math.inf)
-    largest = float(np.square(outcome.clusters.centroids).sum(axis=1).max())
-    if settings.precision == "float32" and FLOAT32_ROUNDING * largest > spread:
+    """Say so where float32 may take the wrong one of near centroids, since they are far from the origin."""
+    centroids = outcome.clusters.centroids
+    if settings.precision != "float32" or len(centroids) < 2:
+        return
+    norms = np.square(centroids).sum(axis=1)
+    rounding, nearest = FLOAT32_ROUNDING * norms, neighbours(centroids, norms, centroids).square[:, 1]
+    near = int(np.count_nonzero(rounding > nearest))
+    if near:
         logger.warning(
-            "clusters lie so far apart that float32 rounds squared distances by %.2g, and rows are only %.2g from "
-            "theirs: some may be in the wrong one; set cluster.precision: float64",
-            FLOAT32_ROUNDING * largest,
-            spread,
+            "%d of %d clusters lie so near another one that float32 cannot tell them apart (squared distances are "
+            "rounded by %.2g, they differ by %.2g); set cluster.precision: float64, or scale the features",
+            near,
+            len(centroids),
+            rounding.max(),
+            nearest[rounding > nearest].min(),
         )
 
 
