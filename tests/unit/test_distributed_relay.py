@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,19 @@ def test_records_arrive_while_the_worker_runs(caplog: pytest.LogCaptureFixture) 
         assert caplog.records[0].getMessage() == "rank 3: epoch 7"
         link.end("done")
         assert line.cause() is None
+
+
+def test_a_process_is_heard_before_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = relay.Relay.serve
+
+    def late(*args: Any) -> None:
+        time.sleep(0.3)  # as on a busy driver, while a process may come and end
+        serve(*args)
+
+    monkeypatch.setattr(relay.Relay, "serve", late)
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        join(address, 0)
+        assert line.started() == 1
 
 
 def test_a_reported_failure_is_known_when_the_worker_goes_on() -> None:

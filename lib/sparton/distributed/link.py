@@ -42,6 +42,7 @@ class DriverLink:
         self._stop_process = stop
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._heard = threading.Event()
         self._acknowledged = threading.Event()
         try:
             self._socket = socket.create_connection((driver.host, driver.port), CONNECT_TIMEOUT_S)
@@ -55,6 +56,8 @@ class DriverLink:
         wire.keep_alive(self._socket)
         self.send("hello", rank=rank, role=role)
         threading.Thread(target=self._listen, name="sparton-driver-link", daemon=True).start()
+        # A process that ends at once would otherwise be one that has never reached the driver.
+        self._heard.wait(ACKNOWLEDGE_TIMEOUT_S)
 
     def send(self, kind: str, **content: Any) -> None:
         """Send one message; a lost connection is noticed by the listening thread."""
@@ -74,10 +77,13 @@ class DriverLink:
     def _listen(self) -> None:
         with self._socket.makefile("rb") as reader:
             while (kind := self._receive(reader)) is not None:
-                if kind == "acknowledged":
+                if kind == "heard":
+                    self._heard.set()
+                elif kind == "acknowledged":
                     self._acknowledged.set()
                 else:
                     threading.Thread(target=self._stop, name="sparton-abort", daemon=True).start()
+        self._heard.set()
         self._acknowledged.set()  # by nobody, any more
         self._stop()
 

@@ -125,6 +125,7 @@ class Relay:
                 self._connected[role, rank] = writer
                 self._heard.add((role, rank))
             stopping = self._over or bool(self._failures)
+        self._send(writer, "heard")
         if stopping or repeated:
             self._send(writer, "abort")
         if repeated:
