@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     use_threads(options.threads)
     recipe = settings(options.workspace, options.config)
-    every = runs(recipe, options.seeds, tuple(options.epochs), tuple(options.published_epochs))
+    epochs = (options.epochs, options.published_epochs, options.proportional_epochs)
+    every = runs(recipe, options.seeds, *(tuple(pair) for pair in epochs))
     chosen = [replace(item, train_jets=options.train_jets) for item in _chosen(every, options.only)]
     if options.list:
         print("\n".join(f"{item.name:24}{item.group:8}seed {item.training.seed}  {item.text}" for item in chosen))
@@ -92,6 +93,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--published-epochs", nargs=2, type=int, default=(6, 8), metavar=("PRE", "JOINT"),
         help="epochs of the published network",
+    )  # fmt: skip
+    parser.add_argument(
+        "--proportional-epochs", nargs=2, type=int, default=(12, 12), metavar=("PRE", "JOINT"),
+        help="epochs of the published network with schedules in proportion to the jets",
     )  # fmt: skip
     parser.add_argument(
         "--train-jets", type=int, metavar="N", help="train on so many jets only, and print what comes out without pages"

@@ -22,6 +22,7 @@ SMALL = ModelSettings(
     head=(6,),
 )
 SMALL_WITH_MULTIPLICITY = SMALL.model_copy(update={"multiplicity": True})
+SMALL_WITH_MEANS = SMALL.model_copy(update={"pooling": "mean"})
 SMALL_PUBLISHED = SMALL.model_copy(update={"network": "published", "jet_block": ()})
 
 

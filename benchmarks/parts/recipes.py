@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from parts.study import CentroidsEachEpoch, Run, StudyTrainer, Supervised
 from parts.variants import (
     DeepSets,
     LearntScale,
-    MeanOverParticles,
     NoSelfAttention,
     PaddingAsParticles,
     PaddingInStatistics,
@@ -29,10 +29,17 @@ FULL, SHORT = "full", "short"
 """Groups of runs that can be compared: of the whole schedule, and of the one for ablations."""
 
 DEFAULT, REFERENCE, CEILING, PUBLISHED_RUN = "default", "reference", "supervised", "published"
+WIDE_CEILING, PROPORTIONAL_RUN = "supervised_wide", "published_proportional"
 PEAKS, SOFT_DROP, UNGROOMED, QUANTILES, FIXED_BINS = (
     f"set_{name}" for name in ("peaks", "soft_drop", "ungroomed", "quantiles", "published")
 )
 """Folders of the training sets: of the default recipe, and with other targets."""
+
+PUBLISHED_JETS = 302_664
+"""Jets that the published network was trained on; its schedules are counted in jets."""
+
+ALPHA_STEP = 5.0
+"""By which the published inverse temperature rises from one joint epoch to the next."""
 
 PEAK_TARGETS = {
     UNGROOMED: "Target: peaks of the ungroomed mass",
@@ -63,7 +70,13 @@ def targets(recipe: PipelineSettings) -> dict[str, PipelineSettings]:
     return {PEAKS: recipe} | {name: with_features(spec) for name, spec in others.items()}
 
 
-def runs(recipe: PipelineSettings, seeds: list[int], short: tuple[int, int], published: tuple[int, int]) -> list[Run]:
+def runs(
+    recipe: PipelineSettings,
+    seeds: list[int],
+    short: tuple[int, int],
+    published: tuple[int, int],
+    proportional: tuple[int, int],
+) -> list[Run]:
     """Return all runs, most important first.
 
     Parameters
@@ -72,8 +85,9 @@ def runs(recipe: PipelineSettings, seeds: list[int], short: tuple[int, int], pub
         The default recipe.
     seeds
         Seeds of the default recipe; all other runs have the first one.
-    short, published
-        Epochs of pre-training and of the joint phase of the ablations and of the published network.
+    short, published, proportional
+        Epochs of pre-training and of the joint phase of the ablations, of the published network, and of that with
+        schedules in proportion to the jets.
     """
     training = recipe.train.model_copy(update={"seed": seeds[0]})
     epochs = training.pretrain_epochs + training.joint_epochs
@@ -81,16 +95,21 @@ def runs(recipe: PipelineSettings, seeds: list[int], short: tuple[int, int], pub
         _run(recipe, DEFAULT, "the default recipe", training=training.model_copy(update={"seed": seed}))
         for seed in seeds
     ]
-    found.append(
+    supervised = training.model_copy(update={"pretrain_epochs": epochs, "joint_epochs": 0})
+    wide = recipe.model.model_copy(update={"embedding": recipe.model.jet_block[-1]})
+    found += [
+        _run(recipe, CEILING, "the same network trained with labels", training=supervised, trainer=Supervised),
         _run(
             recipe,
-            CEILING,
-            "the same network trained with labels",
-            training=training.model_copy(update={"pretrain_epochs": epochs, "joint_epochs": 0}),
+            WIDE_CEILING,
+            f"with labels and an embedding of {wide.embedding} dimensions",
+            training=supervised,
             trainer=Supervised,
-        )
-    )
-    found.append(_published(recipe, training, published))
+            model=wide,
+        ),
+        _published(recipe, training, published),
+        _in_proportion(_published(recipe, training, proportional)),
+    ]
     return [*found, *_ablations(recipe, training, short)]
 
 
@@ -118,6 +137,15 @@ def _published(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
         model=conf.model,
         training=published,
     )
+
+
+def _in_proportion(run: Run) -> Run:
+    """Return the published run with what it counts in jets or in its 179 joint epochs as it was for each epoch."""
+    steps = max(run.training.joint_epochs - 1, 0)
+    training = run.training.model_copy(update={"alpha_end": run.training.alpha_start + ALPHA_STEP * steps})
+    epochs = run.training.halving_samples / PUBLISHED_JETS
+    text = f"{run.text}, schedules by epoch"
+    return replace(run, name=PROPORTIONAL_RUN, text=text, training=training, halving_epochs=epochs)
 
 
 def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[int, int]) -> list[Run]:
@@ -150,7 +178,7 @@ def _ablations(recipe: PipelineSettings, training: TrainSettings, epochs: tuple[
         one("padding", "padding counts as particles", network=PaddingAsParticles),
         one("padding_statistics", "batch normalisation over padding too", network=PaddingInStatistics),
         one("no_graph", "no neighbours: a deep set", network=DeepSets),
-        one("mean_pooling", "mean over particles, not sum", network=MeanOverParticles),
+        one("mean_pooling", "mean over particles, not sum", model=sized(pooling="mean")),
         one("plain_inputs", "inputs not standardised", network=PlainInputs),
         one("no_self_attention", "no self-attention", network=NoSelfAttention),
         one("self_neighbour", "a particle is its own neighbour", network=SelfAsNeighbour),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class Run:
         Network in place of the library's; None takes what the settings say.
     train_jets
         How many jets to train on, rounded up to shards; None takes all.
+    halving_epochs
+        After how many epochs the ``halving`` schedules take their next step, in place of a number of jets.
     """
 
     name: str
@@ -79,11 +82,14 @@ class Run:
     trainer: type[StudyTrainer]
     network: type[Any] | None = None
     train_jets: int | None = None
+    halving_epochs: float | None = None
 
     def identity(self, manifest: Manifest) -> str:
-        """Return what tells runs apart, of settings and data."""
-        what = [self.name, self.model.model_dump(mode="json"), self.training.model_dump(mode="json")]
-        what += [] if self.train_jets is None else [{"train_jets": self.train_jets}]
+        """Return what tells runs apart, of settings and data; settings that come with a later version do not count."""
+        what: list[Any] = [self.name]
+        what += [settings.model_dump(mode="json", exclude_defaults=True) for settings in (self.model, self.training)]
+        further = {"train_jets": self.train_jets, "halving_epochs": self.halving_epochs}
+        what += [{name: value} for name, value in further.items() if value is not None]
         return fingerprint([*what, manifest.model_dump(mode="json")])[:IDENTITY_CHARACTERS]
 
     def part(self, manifest: Manifest) -> Manifest:
@@ -93,6 +99,13 @@ class Run:
         shards = manifest.shards(TRAIN)
         needed = int(np.searchsorted(np.cumsum([shard.rows for shard in shards]), self.train_jets)) + 1
         return manifest.model_copy(update={"splits": {**manifest.splits, TRAIN: shards[:needed]}})
+
+    def settings(self, manifest: Manifest) -> TrainSettings:
+        """Return how the run trains on a set."""
+        if self.halving_epochs is None:
+            return self.training
+        samples = round(self.halving_epochs * self.part(manifest).rows(TRAIN))
+        return self.training.model_copy(update={"halving_samples": samples})
 
 
 @dataclass(frozen=True)
@@ -174,11 +187,21 @@ def run(item: Run, set_folder: str, folder: Path, test: LabelledJets) -> Result:
         "seconds": sum(row.seconds for row in trainer.rows),
         "exchange_bytes": summary.exchange_bytes,
         "skipped": (summary.skipped or 0) / summary.steps,
+        "code": code_version(),
         "weights": int(sum(np.prod(variable.shape) for variable in trainer.model.trainable_variables)),
     }
     storage.remove(str(own / "checkpoints"))
     storage.write_json(str(done), result)
     return _read(done)
+
+
+def code_version() -> str | None:
+    """Return the commit that this code is, marked where files differ from it; None without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def use_threads(count: int) -> None:
@@ -211,7 +234,8 @@ class StudyTrainer(Trainer):
         self.item = item
         self.test = test
         self.folder = folder
-        super().__init__(Connection.local(), set_folder, str(folder / "checkpoints"), item.model, item.training)
+        settings = item.settings(read_manifest(set_folder))
+        super().__init__(Connection.local(), set_folder, str(folder / "checkpoints"), item.model, settings)
         shape = (None, *self.test.features.shape[1:])
         self._embed = tf.function(
             lambda features, counts: self.model(features, counts),

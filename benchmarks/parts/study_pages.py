@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from parts.pages import fill
-from parts.recipes import CEILING, DEFAULT, PUBLISHED_RUN, REFERENCE, SHORT
+from parts.recipes import CEILING, DEFAULT, PROPORTIONAL_RUN, PUBLISHED_RUN, REFERENCE, SHORT, WIDE_CEILING
 from sparton import storage
 from sparton.report.baselines import BaselineResult
 from sparton.report.figures import confusion_matrix
@@ -22,6 +22,8 @@ from sparton.report.style import COLOURS, GRID, INK, MUTED, make_groups, new_fig
 PAGE, RESULTS = "quality.md", "quality/results.json"
 SCRIPT = "quality.py"
 FIGURE = "![Test accuracy of the ablations](images/quality_ablations.svg)"
+
+FULL_RUNS = (DEFAULT, CEILING, WIDE_CEILING, PUBLISHED_RUN, PROPORTIONAL_RUN)
 
 Result = dict[str, Any]
 
@@ -77,7 +79,7 @@ def main_table(results: Sequence[Result], baselines: Sequence[BaselineResult]) -
         scores = (item.accuracy, item.adjusted_rand_index, item.normalized_mutual_information)
         accuracy, rand, information = (_number(score) for score in scores)
         lines.append(f"| {name} | {accuracy} | | | {rand} | {information} | | | |")
-    for result in _named(results, (DEFAULT, CEILING, PUBLISHED_RUN)):
+    for result in _named(results, FULL_RUNS):
         lines.append(_main_row(f"{result['text']}, seed {result['seed']}", [result]))
     seeds = list(_named(results, (DEFAULT,)))
     if len(seeds) > 1:
@@ -104,7 +106,7 @@ def figures(results: Sequence[Result], baselines: Sequence[BaselineResult]) -> I
     seeds = list(_named(results, (DEFAULT,)))
     if seeds:
         best_cuts = next((item.accuracy for item in baselines if item.reads_labels), None)
-        yield "epochs", epochs_figure(list(_named(results, (DEFAULT, CEILING, PUBLISHED_RUN))), best_cuts)
+        yield "epochs", epochs_figure(list(_named(results, FULL_RUNS)), best_cuts)
         yield "confusion", confusion_figure(seeds)
     short = [result for result in results if result["group"] == SHORT]
     if len(short) > 1:
@@ -115,7 +117,7 @@ def figures(results: Sequence[Result], baselines: Sequence[BaselineResult]) -> I
 def epochs_figure(results: Sequence[Result], best_cuts: float | None) -> Figure:
     """Draw the test accuracy of each epoch; hollow before clusters are part of the training."""
     figure, (axes,) = new_figure()
-    colours = {DEFAULT: COLOURS[0], CEILING: MUTED, PUBLISHED_RUN: COLOURS[1]}
+    colours = dict(zip(FULL_RUNS, (COLOURS[0], MUTED, INK, COLOURS[1], COLOURS[2]), strict=True))
     named: set[str] = set()
     for result in results:
         name, colour = result["name"], colours[result["name"]]

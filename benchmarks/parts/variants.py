@@ -114,15 +114,6 @@ class LearntScale(UCluster):
         self.embedding_norm = BatchNorm(settings.epsilon, affine=True, name="embedding_norm", dtype=self.variable_dtype)
 
 
-class MeanOverParticles(UCluster):
-    """What is made of the particles is averaged over them, not summed, so multiplicity is lost."""
-
-    def pooled(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> Tensor:
-        """Return the means over each jet's particles."""
-        count = ops.sum(ops.cast(packing.real, features.dtype), axis=1, keepdims=True)
-        return super().pooled(features, packing, context) / ops.maximum(count, 1)
-
-
 class DeepSets(UCluster):
     """No graphs: a particle has no neighbours, so only its own features count."""
 

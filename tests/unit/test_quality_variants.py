@@ -23,7 +23,6 @@ EVERY = [
     variants.NoSelfAttention,
     variants.SelfAsNeighbour,
     variants.LearntScale,
-    variants.MeanOverParticles,
     variants.DeepSets,
 ]
 

@@ -17,7 +17,16 @@ from sparton.ucluster.model import Outputs
 from sparton.ucluster.networks import Network
 from sparton.ucluster.normalisation import BatchContext
 from sparton.ucluster.settings import ModelSettings
-from tests.clouds import SLOTS, SMALL, SMALL_PUBLISHED, SMALL_WITH_MULTIPLICITY, clouds, inputs, network
+from tests.clouds import (
+    SLOTS,
+    SMALL,
+    SMALL_PUBLISHED,
+    SMALL_WITH_MEANS,
+    SMALL_WITH_MULTIPLICITY,
+    clouds,
+    inputs,
+    network,
+)
 
 OTHER = """
 import sys
@@ -64,7 +73,9 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason=
 
 
 @pytest.mark.parametrize(
-    "settings", [SMALL, SMALL_WITH_MULTIPLICITY, SMALL_PUBLISHED], ids=["default", "multiplicity", "published"]
+    "settings",
+    [SMALL, SMALL_WITH_MULTIPLICITY, SMALL_WITH_MEANS, SMALL_PUBLISHED],
+    ids=["default", "multiplicity", "means", "published"],
 )
 def test_values_and_gradients_are_those_of_tensorflow(settings: ModelSettings, tmp_path: Path) -> None:
     model = network(settings=settings, seed=5)

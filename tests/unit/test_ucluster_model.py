@@ -19,12 +19,15 @@ from sparton.ucluster.graph import pack
 from sparton.ucluster.model import UCluster
 from sparton.ucluster.normalisation import BatchContext, BatchNorm
 from sparton.ucluster.settings import PUBLISHED_SIZES, InputSpec, ModelSettings
-from tests.clouds import SLOTS, SMALL, SMALL_WITH_MULTIPLICITY, clouds, inputs, network
+from tests.clouds import SLOTS, SMALL, SMALL_WITH_MEANS, SMALL_WITH_MULTIPLICITY, clouds, inputs, network
 
 ALONE = BatchContext(lambda tensors: [tf.convert_to_tensor(tensor) for tensor in tensors], 0.9)
 MODEL = network()
 WITH_MULTIPLICITY = network(settings=SMALL_WITH_MULTIPLICITY)
-BOTH = pytest.mark.parametrize("model", [MODEL, WITH_MULTIPLICITY], ids=["default", "multiplicity"])
+WITH_MEANS = network(settings=SMALL_WITH_MEANS)
+EACH = pytest.mark.parametrize(
+    "model", [MODEL, WITH_MULTIPLICITY, WITH_MEANS], ids=["default", "multiplicity", "means"]
+)
 
 
 def embed(features: np.ndarray, counts: np.ndarray, model: UCluster = MODEL) -> np.ndarray:
@@ -48,11 +51,11 @@ def test_number_of_weights_is_the_published_one_with_a_jet_block_and_without_sup
     assert weights == 186_201 + 9 - cancelling - coefficients - aggregation + jet
 
 
-@pytest.mark.parametrize("multiplicity", [False, True])
-def test_jet_block_and_embedding_are_those_of_the_sums_over_particles(multiplicity: bool) -> None:
-    """Against float64 NumPy: sums of the nodes' channels, and ln N; normalised, dense, projected, normalised."""
+@pytest.mark.parametrize("settings", [SMALL, SMALL_WITH_MULTIPLICITY, SMALL_WITH_MEANS])
+def test_jet_block_and_embedding_are_those_of_the_sums_over_particles(settings: ModelSettings) -> None:
+    """Against float64 NumPy: sums, or means, of the nodes' channels, and ln N; normalised, dense, projected."""
     features, counts = clouds([7, 1, 0, SLOTS, 4])
-    model = network(settings=SMALL_WITH_MULTIPLICITY if multiplicity else SMALL, seed=5)
+    model = network(settings=settings, seed=5)
     rng = np.random.default_rng(2)
     for variable in model.variables:
         if "moving" in variable.path:
@@ -60,7 +63,9 @@ def test_jet_block_and_embedding_are_those_of_the_sums_over_particles(multiplici
     parts = [np.asarray(part, float) for part in model.particles(tf.constant(features), pack(counts, SLOTS))]
     nodes, offsets = np.concatenate(parts, axis=1), np.concatenate([[0], counts.cumsum()])
     rows = np.array([nodes[low:high].sum(axis=0) for low, high in pairwise(offsets)])
-    if multiplicity:
+    if settings.pooling == "mean":
+        rows /= np.maximum(counts, 1)[:, None]
+    if settings.multiplicity:
         rows = np.column_stack([rows, np.log(np.maximum(counts, 1))])
 
     def normalised(rows: np.ndarray, norm: BatchNorm) -> np.ndarray:
@@ -97,6 +102,11 @@ def test_multiplicity_is_normalised_over_the_jets_of_a_batch() -> None:
     assert float(model.pooled_norm.moving_variance[-1]) == pytest.approx(np.log(counts).var(), rel=1e-4)
 
 
+def test_published_network_refuses_another_pooling() -> None:
+    with pytest.raises(ConfigError, match=r"a mean over all slots, padding too.*pooling=mean"):
+        load_config(PipelineSettings, None, ["model.network=published", "model.pooling=mean"])
+
+
 def test_published_network_refuses_multiplicity() -> None:
     with pytest.raises(ConfigError, match="no layers on the jet that could read multiplicity: true"):
         load_config(PipelineSettings, None, ["model.network=published", "model.multiplicity=true"])
@@ -112,7 +122,7 @@ def test_without_a_jet_block_the_embedding_is_linear_in_the_sums() -> None:
     np.testing.assert_allclose(middle, first / 2 + second / 2, atol=1e-5)
 
 
-@BOTH
+@EACH
 @hypothesis_settings(max_examples=20, deadline=None)
 @given(counts=st.lists(st.integers(0, SLOTS), min_size=1, max_size=4), seed=st.integers(0, 1000))
 def test_embedding_does_not_depend_on_the_order_of_constituents(model: UCluster, counts: list[int], seed: int) -> None:
@@ -124,7 +134,7 @@ def test_embedding_does_not_depend_on_the_order_of_constituents(model: UCluster,
     np.testing.assert_allclose(embed(shuffled, n_particles, model), embed(features, n_particles, model), atol=1e-5)
 
 
-@BOTH
+@EACH
 def test_embedding_does_not_depend_on_padding(model: UCluster) -> None:
     features, counts = clouds([SLOTS, 5, 1, 0])
     expected = embed(features, counts, model)
@@ -222,6 +232,6 @@ def test_equal_seeds_give_equal_networks() -> None:
     assert any(not np.array_equal(a, b) for a, b in zip(one.variables, other.variables, strict=True))
 
 
-@BOTH
+@EACH
 def test_configuration_round_trip(model: UCluster) -> None:
     assert UCluster.from_config(model.get_config()).get_config() == model.get_config()

@@ -14,7 +14,7 @@ from sparton.cli import main
 from sparton.ucluster import bundle, predict
 from sparton.ucluster.serving import SIGNATURE, write_saved_model
 from sparton.ucluster.settings import ModelSettings
-from tests.clouds import SLOTS, SMALL, SMALL_PUBLISHED, SMALL_WITH_MULTIPLICITY, clouds, write_bundle
+from tests.clouds import SLOTS, SMALL, SMALL_PUBLISHED, SMALL_WITH_MEANS, SMALL_WITH_MULTIPLICITY, clouds, write_bundle
 
 STRANGER = """
 import sys
@@ -29,7 +29,9 @@ assert "sparton" not in sys.modules
 
 
 @pytest.mark.parametrize(
-    "settings", [SMALL, SMALL_WITH_MULTIPLICITY, SMALL_PUBLISHED], ids=["default", "multiplicity", "published"]
+    "settings",
+    [SMALL, SMALL_WITH_MULTIPLICITY, SMALL_WITH_MEANS, SMALL_PUBLISHED],
+    ids=["default", "multiplicity", "means", "published"],
 )
 def test_signature_gives_what_assign_gives_for_any_batch(settings: ModelSettings, tmp_path: Path) -> None:
     write_bundle(str(tmp_path / "bundle"), settings)

@@ -91,8 +91,7 @@ def pack(n_particles: Tensor, n_slots: int, nodes: int | None = None) -> Packing
 
 def log_multiplicity(packing: Packing, dtype: Any) -> Tensor:
     """Return ln N [B, 1] of each jet's N nodes, 0 for a jet without any."""
-    count = packing.offsets[1:] - packing.offsets[:-1]
-    return ops.log(ops.cast(ops.maximum(count, 1), dtype))[:, None]
+    return ops.log(ops.cast(_multiplicity(packing), dtype))[:, None]
 
 
 def gather_nodes(slots: Tensor, packing: Packing) -> Tensor:
@@ -176,6 +175,17 @@ def pooled_sum(nodes: Tensor, packing: Packing) -> Tensor:
     if kernels is not None:
         return kernels.segment_sum(nodes, packing.jet, jets)
     return ops.segment_sum(nodes, packing.jet, num_segments=jets)
+
+
+def pooled_mean(nodes: Tensor, packing: Packing) -> Tensor:
+    """Return the mean [B, C] over each jet's nodes [M, C]; 0 for a jet without any."""
+    total = pooled_sum(nodes, packing)
+    return total / ops.cast(_multiplicity(packing), total.dtype)[:, None]
+
+
+def _multiplicity(packing: Packing) -> Tensor:
+    """Return the number [B] of each jet's nodes, and 1 for a jet without any."""
+    return ops.maximum(packing.offsets[1:] - packing.offsets[:-1], 1)
 
 
 def _counted(nodes: Tensor, packing: Packing) -> Tensor:

@@ -18,6 +18,7 @@ from sparton.ucluster.graph import (
     gather_nodes,
     log_multiplicity,
     pack,
+    pooled_mean,
     pooled_sum,
 )
 from sparton.ucluster.layers import DenseNorm, GraphAttention, Projection
@@ -39,10 +40,11 @@ class UCluster(keras.Model):
 
     The first graph joins neighbours in (eta, phi), the second one neighbours in the features of the first block. Every
     layer's output is summed over the particles: a sum, unlike the published mean over the slots, does not depend on
-    padding and can hold extensive quantities such as the jet's mass and multiplicity; with ``settings.multiplicity``
-    the logarithm of the latter stands beside the sums. Layers on the jet combine the sums, which no function of single
-    particles can do, and project them on the embedding, which is normalised over jets to mean 0 and variance 1 in each
-    dimension, without learnt scale: so it cannot shrink. The classifier sees the embedding alone.
+    padding and can hold extensive quantities such as the jet's mass and multiplicity. ``settings.pooling`` takes means
+    over particles instead; with ``settings.multiplicity`` the logarithm of their number stands beside either. Layers on
+    the jet combine the sums, which no function of single particles can do, and project them on the embedding, which is
+    normalised over jets to mean 0 and variance 1 in each dimension, without learnt scale: so it cannot shrink. The
+    classifier sees the embedding alone.
 
     Parameters
     ----------
@@ -166,7 +168,7 @@ class UCluster(keras.Model):
         return Outputs(embedding, self.logits(rows))
 
     def embed(self, pooled: Tensor, weight: Tensor | None = None, context: BatchContext | None = None) -> Tensor:
-        """Return the embedding [B, D] of jets whose particles' outputs sum up to ``pooled`` [B, C].
+        """Return the embedding [B, D] of jets whose particles' outputs sum up (or average) to ``pooled`` [B, C].
 
         The last of the C values is ln N where the settings ask for the multiplicity.
         """
@@ -176,9 +178,10 @@ class UCluster(keras.Model):
         return self.embedding_norm(self.projection(rows), weight=weight, context=context)
 
     def pooled(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> Tensor:
-        """Return the sums [B, C] over each jet's particles of all that the two blocks make of them."""
+        """Return the sums, or means, [B, C] over each jet's particles of all that the two blocks make of them."""
+        pool = pooled_sum if self.settings.pooling == "sum" else pooled_mean
         parts = self.particles(features, packing, context)
-        return ops.concatenate([pooled_sum(part, packing) for part in parts], axis=-1)
+        return ops.concatenate([pool(part, packing) for part in parts], axis=-1)
 
     def particles(self, features: Tensor, packing: Packing, context: BatchContext | None = None) -> list[Tensor]:
         """Return what the two blocks make of the nodes, in parts [M, C_i]."""

@@ -57,6 +57,9 @@ class ModelSettings(Config):
     jet_block
         Widths of the jet's layers between the sum over its particles and the embedding; the published network, where
         the embedding is a mean over the particles, has none.
+    pooling
+        What a jet's layers read of its particles: the ``sum`` of each output, which can hold a mass and a number, or
+        the ``mean``; the published network takes its own mean, over all slots.
     multiplicity
         Whether the jet's layers also read ln N of the N particles in the jet's slots, normalised over jets like the
         sums; the published network cannot.
@@ -74,6 +77,7 @@ class ModelSettings(Config):
     first_block: tuple[Width, ...] = Field(default=(64, 64), min_length=1)
     second_block: tuple[Width, ...] = Field(default=(128,), min_length=1)
     jet_block: tuple[Width, ...] = (64,)
+    pooling: Literal["sum", "mean"] = "sum"
     multiplicity: bool = False
     head: tuple[Width, ...] = (64,)
     epsilon: float = Field(default=1e-3, gt=0)
@@ -89,6 +93,15 @@ class ModelSettings(Config):
                 )
             return PUBLISHED_SIZES | values
         return values
+
+    @model_validator(mode="after")
+    def _published_pools_its_own_way(self) -> ModelSettings:
+        if self.network == "published" and self.pooling != "sum":
+            raise ValueError(
+                f"network: published has a mean over all slots, padding too, and nothing else. Received: "
+                f"pooling={self.pooling}; leave it out, or take network: default"
+            )
+        return self
 
     @model_validator(mode="after")
     def _published_reads_no_multiplicity(self) -> ModelSettings:
