@@ -12,6 +12,7 @@ import pytest
 from sparton import storage
 from sparton.config import Config, load_config
 from sparton.errors import DataError, UsageError
+from sparton.pipeline import cluster, run, train
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.record import bad_files, content_fingerprint, read_record
 from sparton.pipeline.settings import PipelineSettings
@@ -234,6 +235,18 @@ def test_with_lanes_a_training_may_go_on_with_other_rows_a_worker(
     assert lasting(lanes=4) != lasting(lanes=4, seed=9)
     assert lasting(checkpoint_seconds=1.0) == lasting()
     assert settings.model_copy(update={"lanes": 4, "batch_size": 24}).deciding() != settings.deciding()
+
+
+@pytest.mark.parametrize("section", ["train", "cluster"])
+def test_lanes_that_do_not_fit_the_workers_are_refused_before_anything_else(section: str, tmp_path: Path) -> None:
+    kind = {"train": "jets", "cluster": "table"}[section]
+    values = {"kind": kind, "workspace": str(tmp_path), "launch": {"workers": 2}, section: {"lanes": 3}}
+    settings = PipelineSettings.model_validate(values)
+    stage = {"train": train, "cluster": cluster}[section]
+    for call in (stage, run):
+        with pytest.raises(UsageError, match=rf"^{section}.lanes: 3 lanes cannot be shared equally by 2 workers"):
+            call(settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_of_one_training_do_not_share_checkpoints(workspace: Path) -> None:

@@ -228,8 +228,8 @@ def plan_epoch(
     return EpochPlan(world_size, batch_size, lanes, seed, epoch, shuffle, shards, starts, np.array([[0, starts[-1]]]))
 
 
-def checked_lanes(lanes: int | None, world_size: int, batch_size: int) -> int:
-    """Return the number of lanes, one for each rank where none is given.
+def checked_lanes(lanes: int | None, world_size: int, batch_size: int, name: str = "lanes") -> int:
+    """Return the number of lanes, one for each rank where none is given; ``name`` is that of the setting.
 
     Raises
     ------
@@ -240,13 +240,13 @@ def checked_lanes(lanes: int | None, world_size: int, batch_size: int) -> int:
         return world_size
     if lanes < 1 or lanes % world_size:
         raise UsageError(
-            f"lanes: {lanes} lanes cannot be shared equally by {world_size} workers; set lanes to a multiple of "
+            f"{name}: {lanes} lanes cannot be shared equally by {world_size} workers; set lanes to a multiple of "
             f"{world_size}, or to null (one for each worker), or take a number of workers that divides {lanes}"
         )
     share = lanes // world_size
     if batch_size % share:
         raise UsageError(
-            f"lanes: the {share} lanes of each worker ({lanes} lanes, {world_size} workers) cannot have equally many "
+            f"{name}: the {share} lanes of each worker ({lanes} lanes, {world_size} workers) cannot have equally many "
             f"of its batch_size {batch_size} rows; set batch_size to a multiple of {share}, such as "
             f"{-(-batch_size // share) * share}, or other lanes"
         )

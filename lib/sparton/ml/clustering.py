@@ -346,7 +346,7 @@ class TableClusters(Model, ClusterParams, MLWritable):
         if description.kind != cls.KIND:
             raise DataError(f"{folder}: a bundle of kind {description.kind!r}, {cls.__name__} reads {cls.KIND!r}")
         model = cls(read_files(folder, bundle.FILES))
-        chosen = {name: description.training[setting] for name, setting in cls.SETTINGS.items()}
+        chosen = {name: description.training.get(setting) for name, setting in cls.SETTINGS.items()}
         known = {name: value for name, value in chosen.items() if value is not None}
         names = description.inputs.feature_names
         if not all(name.endswith(f"[{index}]") for index, name in enumerate(names)):

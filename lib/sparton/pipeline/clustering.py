@@ -49,7 +49,7 @@ def cluster(
         missing, a worker fails or ranks disagree.
     """
     data, chosen = settings.folder("set", input), settings.cluster
-    checked_lanes(chosen.lanes, settings.launch.workers, chosen.batch_size)
+    checked_lanes(chosen.lanes, settings.launch.workers, chosen.batch_size, "cluster.lanes")
     sections = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
     call = StageCall("cluster", sections, {"set": data}, settings.folder("model", output), settings, force)
     checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()}) if storage.exists(data) else ""

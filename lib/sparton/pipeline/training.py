@@ -54,7 +54,7 @@ def train(
     TrainingError
         If slots are missing, a worker fails, ranks disagree, a loss is not finite or gradients keep overflowing.
     """
-    checked_lanes(settings.train.lanes, settings.launch.workers, settings.train.batch_size)
+    checked_lanes(settings.train.lanes, settings.launch.workers, settings.train.batch_size, "train.lanes")
     data, start = settings.folder("set", input), settings.train.start_from
     inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
     training = settings.train.model_copy(update={"start_from": inputs.get("bundle")})

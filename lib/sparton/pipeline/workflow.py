@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparton import storage
+from sparton.data.plan import checked_lanes
 from sparton.pipeline.assignment import assign
 from sparton.pipeline.clustering import SIZES, cluster
 from sparton.pipeline.evaluation import evaluate
@@ -22,10 +23,18 @@ def run(settings: PipelineSettings, *, force: bool = False) -> list[StageResult]
     """Run the stages of the configuration's kind in the workspace and return their results in this order.
 
     Of jets: generate, prepare, train, assign and evaluate; of a table: prepare, cluster, assign and evaluate.
+
+    Raises
+    ------
+    UsageError
+        If the lanes of the training cannot be shared equally by the workers, before any stage begins.
     """
     stages: tuple[Stage, ...] = (generate, prepare, train, assign, evaluate)
+    training, name = (settings.train, "train.lanes")
     if settings.kind == "table":
         stages = (prepare, cluster, assign, evaluate)
+        training, name = settings.cluster, "cluster.lanes"
+    checked_lanes(training.lanes, settings.launch.workers, training.batch_size, name)
     return [stage(settings, force=force) for stage in stages]
 
 
