@@ -441,14 +441,34 @@ def test_two_horovod_workers_train_what_one_process_trains(
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [3, 4])
 def test_more_horovod_workers_train_what_one_process_trains(
-    spark: SparkSession, training_set: str, tmp_path: Path, with_lanes: Path, workers: int
+    training_set: str, tmp_path: Path, with_lanes: Path, workers: int
 ) -> None:
     own = WITH_LANES.model_copy(update={"batch_size": 60 // workers})
-    places = (str(tmp_path / "checkpoints"), str(tmp_path / "bundle"), SMALL, own)
-    launching = LaunchSettings(workers=workers, start_timeout_s=240, threads_per_worker=1)
-    launch(train, (training_set, *places), spark, launching)
+    places = (str(tmp_path / "checkpoints"), str(tmp_path / "bundle"))
+    horovodrun(tmp_path, TRAINS, workers, training_set, *places, SMALL.model_dump_json(), own.model_dump_json())
     assert_same_training(tmp_path, with_lanes)
 
+
+def horovodrun(folder: Path, program: str, workers: int, *arguments: str) -> str:
+    """Run a program by so many processes and return what they print."""
+    (folder / "program.py").write_text(program)
+    command = ["horovodrun", "-np", str(workers), "--gloo", "--network-interfaces", "lo", sys.executable]
+    ended = subprocess.run(
+        [*command, str(folder / "program.py"), *arguments], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout
+
+
+TRAINS = """
+import sys
+from sparton.distributed.world import connect
+from sparton.ucluster.settings import ModelSettings, TrainSettings
+from sparton.ucluster.train import train
+
+settings = ModelSettings.model_validate_json(sys.argv[4]), TrainSettings.model_validate_json(sys.argv[5])
+train(connect(), *sys.argv[1:4], *settings)
+"""
 
 TWICE = """
 import sys
@@ -472,23 +492,9 @@ def test_horovodrun_starts_what_trains_together(training_set: str, tmp_path: Pat
         "train.batch_size": 64,
         "train.centroid_rows": 200,
     } | {f"model.{key}": value for key, value in SMALL.model_dump(mode="json", exclude_defaults=True).items()}
-    (tmp_path / "twice.py").write_text(TWICE)
-    command = [
-        "horovodrun",
-        "-np",
-        "2",
-        "--gloo",
-        "--network-interfaces",
-        "lo",
-        sys.executable,
-        str(tmp_path / "twice.py"),
-    ]
     assigned = [f"{key}={value}" for key, value in settings.items()]
-    ended = subprocess.run(
-        [*command, training_set, str(tmp_path / "model"), *assigned], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    said = sorted(line.partition("ended ")[2] for line in ended.stdout.splitlines() if "ended " in line)
+    printed = horovodrun(tmp_path, TWICE, 2, training_set, str(tmp_path / "model"), *assigned)
+    said = sorted(line.partition("ended ")[2] for line in printed.splitlines() if "ended " in line)
     assert said == ["False 2 None", "False None 1", "True 2 None", "True None 1"]
     assert bundle.read_description(str(tmp_path / "model")).training["workers"] == 2
 
