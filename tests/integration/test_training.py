@@ -57,14 +57,14 @@ WITH_LANES = TRAINING.model_copy(update={"batch_size": 60, "lanes": 12, "joint_e
 """The same batches for 1, 2, 3 and 4 workers, where ``batch_size`` is 60, 30, 20 and 15."""
 
 LOSSES = 1e-5
-"""What the order of FP32 sums may change of a loss in a whole training. Found were 2e-7."""
+"""What the order of FP32 sums may change of a loss in a whole training. Found were 5e-7."""
 
 SUMMATION = 5e-4
 """The same of a variable, in units of its largest value or, if that is more, of what six steps can move it: Adam's
 step hangs on a gradient's sign where the gradient is all rounding.
 
-Found were at most 1.4e-4, for a moving mean near 0, and 2e-5 for the rest. A gradient or normalisation of half the
-batch changes weights by a few learning rates, some 1e-2, and so do other batches.
+Found were at most 4e-5. A gradient or normalisation of half the batch changes weights by a few learning rates, some
+1e-2, and so do other batches.
 """
 
 CENTROIDS = 5e-3

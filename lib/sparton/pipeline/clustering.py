@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sparton import storage
-from sparton.data.plan import checked_lanes
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
@@ -49,7 +48,7 @@ def cluster(
         missing, a worker fails or ranks disagree.
     """
     data, chosen = settings.folder("set", input), settings.cluster
-    checked_lanes(chosen.lanes, settings.launch.workers, chosen.batch_size, "cluster.lanes")
+    settings.check_lanes("cluster")
     sections = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
     call = StageCall("cluster", sections, {"set": data}, settings.folder("model", output), settings, force)
     checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()}) if storage.exists(data) else ""

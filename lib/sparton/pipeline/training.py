@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from sparton import storage
-from sparton.data.plan import checked_lanes
 from sparton.distributed import external
 from sparton.distributed.launch import launch, needs_spark
 from sparton.distributed.world import described
@@ -54,7 +53,7 @@ def train(
     TrainingError
         If slots are missing, a worker fails, ranks disagree, a loss is not finite or gradients keep overflowing.
     """
-    checked_lanes(settings.train.lanes, settings.launch.workers, settings.train.batch_size, "train.lanes")
+    settings.check_lanes("train")
     data, start = settings.folder("set", input), settings.train.start_from
     inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
     training = settings.train.model_copy(update={"start_from": inputs.get("bundle")})

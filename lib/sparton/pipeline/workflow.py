@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sparton import storage
-from sparton.data.plan import checked_lanes
 from sparton.pipeline.assignment import assign
 from sparton.pipeline.clustering import SIZES, cluster
 from sparton.pipeline.evaluation import evaluate
@@ -30,11 +29,9 @@ def run(settings: PipelineSettings, *, force: bool = False) -> list[StageResult]
         If the lanes of the training cannot be shared equally by the workers, before any stage begins.
     """
     stages: tuple[Stage, ...] = (generate, prepare, train, assign, evaluate)
-    training, name = (settings.train, "train.lanes")
     if settings.kind == "table":
         stages = (prepare, cluster, assign, evaluate)
-        training, name = settings.cluster, "cluster.lanes"
-    checked_lanes(training.lanes, settings.launch.workers, training.batch_size, name)
+    settings.check_lanes("cluster" if settings.kind == "table" else "train")
     return [stage(settings, force=force) for stage in stages]
 
 
