@@ -134,6 +134,23 @@ def test_padding_is_at_the_end_zero_and_weightless(stored: tuple[str, Manifest])
             assert np.all(last[name][padding] == 0)
 
 
+@pytest.mark.parametrize(("lanes", "world", "share"), [(4, 2, 3), (6, 1, 5), (3, 3, 16)])
+def test_a_rank_reads_its_lanes_side_by_side(stored: tuple[str, Manifest], lanes: int, world: int, share: int) -> None:
+    """Its batches are those of as many ranks as it has lanes, one after the other, padding included."""
+    manifest, own = stored[1], lanes // world
+    each = plan_of(manifest, lanes, share, epoch=1)
+    plan = plan_epoch(manifest.shard_rows("train"), world, share * own, 5, 1, lanes=lanes)
+    for rank in range(world):
+        expected = zip(*(read(stored, each, lane) for lane in plan.lanes_of(rank)), strict=True)
+        together = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in expected]
+        for start in (0, 2):
+            found = read(stored, plan, rank, start_step=start)
+            assert len(found) == plan.steps - start
+            for one, other in zip(found, together[start:], strict=True):
+                assert one.keys() == other.keys()
+                assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
 def test_a_rank_without_rows_gets_padding_only(tmp_path: Path) -> None:
     few = (str(tmp_path), write_set(str(tmp_path), (2,)))
     plan = plan_of(few[1], world=4, batch=3)

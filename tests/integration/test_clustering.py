@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
@@ -136,14 +137,15 @@ def test_a_second_run_finds_everything_up_to_date(workspace: Path) -> None:
 
 def test_arrays_are_fed_as_tensors_are(workspace: Path) -> None:
     folder, manifest = str(workspace / "set"), read_set(str(workspace / "set"))
-    plan = plan_epoch(manifest.shard_rows("train"), 2, 100, seed=3, epoch=1)
-    for rank in range(2):
+    for lanes, rank in itertools.product((None, 4), range(2)):
+        plan = plan_epoch(manifest.shard_rows("train"), 2, 100, seed=3, epoch=1, lanes=lanes)
         expected = list(batches(folder, manifest, "train", plan, rank, start_step=2).as_numpy_iterator())
         found = list(array_batches(folder, manifest, "train", plan, rank, start_step=2))
         assert len(found) == len(expected) == plan.steps - 2
         for one, other in zip(found, expected, strict=True):
             assert one.keys() == other.keys()
             assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
+    plan = plan_epoch(manifest.shard_rows("train"), 2, 100, seed=3, epoch=1)
     begun = array_batches(folder, manifest, "train", plan, 0)
     next(begun)
     begun.close()  # type: ignore[attr-defined]

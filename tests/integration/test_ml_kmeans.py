@@ -16,7 +16,7 @@ from pyspark.ml.linalg import Vectors
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import functions as F
 
-from sparton.errors import ConfigError, DataError
+from sparton.errors import ConfigError, DataError, UsageError
 from sparton.ml.kmeans import SGDKMeans, SGDKMeansModel
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def test_parameters_are_those_of_spark_ml() -> None:
     assert one.setK(5).setDecay(0.5).setTol(0.1).setMaxIter(2).settings().model_dump() == one.settings().model_dump()
     assert (one.settings().n_clusters, one.settings().tolerance, one.settings().epochs) == (5, 0.1, 2)
     assert SGDKMeans().settings().scaling == "none"
+    assert SGDKMeans().settings().lanes is None
+    assert one.setLanes(6).settings().lanes == SGDKMeans(lanes=6).settings().lanes == 6
     with pytest.raises(ConfigError, match=r"SGDKMeans: n_clusters: .* greater than or equal to 1. Received: 0"):
         SGDKMeans(k=0).settings()
     with pytest.raises(TypeError, match="Could not convert"):
@@ -196,6 +198,13 @@ def test_bad_rows_are_named_and_nothing_is_left(
     with pytest.raises(DataError, match=message):
         estimator(**params, workFolder=str(tmp_path)).fit(change(frame))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lanes_that_do_not_fit_are_refused_and_those_that_do_are_kept(frame: DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lanes: 3 lanes cannot be shared equally by 2 workers"):
+        estimator(lanes=3, numWorkers=2, workFolder=str(tmp_path)).fit(frame)
+    assert list(tmp_path.iterdir()) == []
+    assert estimator(lanes=10).fit(frame).getOrDefault("lanes") == 10
 
 
 def test_rows_of_another_length_are_not_assigned(frame: DataFrame, model: SGDKMeansModel) -> None:

@@ -20,38 +20,56 @@ from sparton.errors import DataError
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20), st.integers(0, 3), st.integers(1, 2000), st.data())
-def test_rows_come_in_order_in_whole_batches(
-    sizes: list[int], batch: int, more: int, block_bytes: int, data: st.DataObject
-) -> None:
+@given(
+    st.lists(st.lists(st.integers(0, 30), max_size=8), min_size=1, max_size=4),
+    st.integers(1, 20),
+    st.integers(0, 3),
+    st.integers(1, 2000),
+)
+def test_rows_come_in_order_in_whole_batches(lanes: list[list[int]], share: int, more: int, block_bytes: int) -> None:
+    """Each lane has the same places in every batch, and its own padding when it has no more rows."""
     columns = list(batch_columns(TABLE_ARROW, (3,)).values())
-    rng = np.random.default_rng(0)
-    pieces, expected = [], []
+    content = [lane_of(sizes, np.random.default_rng(number)) for number, sizes in enumerate(lanes)]
+    batch = share * len(lanes)
+    steps = -(-max(len(expected) for _, expected in content) // share) + more
+    with patch.object(blocks, "BLOCK_BYTES", block_bytes):
+        found = list(gather_blocks([pieces for pieces, _ in content], columns, batch, steps))
+    assert sum(len(block["id"]) for block in found) == steps
+    for block in found:
+        assert all(rows.shape[1] == batch for rows in block.values())
+    for lane, (_, expected) in enumerate(content):
+        places = slice(lane * share, (lane + 1) * share)
+        ids, weight, target, features = (
+            np.concatenate([block[name][:, places].reshape(-1, *block[name].shape[2:]) for block in found])
+            if found
+            else np.zeros(0)
+            for name in ("id", WEIGHT, "target", "features")
+        )
+        assert ids[: len(expected)].tolist() == expected
+        assert np.all(ids[len(expected) :] == PADDING_ID)
+        assert weight.tolist() == [2.0] * len(expected) + [0.0] * (ids.size - len(expected))
+        assert np.array_equal(target[: len(expected)], np.array(expected, np.float32))
+        assert np.all(target[len(expected) :] == 0)
+        assert np.all(features[: len(expected)] == np.array(expected, np.float32)[:, None])
+        assert np.all(features[len(expected) :] == 0)
+
+
+def lane_of(sizes: list[int], rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    """Return pieces with some rows of each shard, and the ids of these rows."""
+    pieces: list[Any] = []
+    expected: list[int] = []
     for size in sizes:
         ids = rng.integers(0, 10**6, size + 5)
         values = {
             "id": ids,
-            "features": rng.random((size + 5, 3), np.float32),
+            "features": np.repeat(ids[:, None], 3, axis=1).astype(np.float32),
             "target": ids.astype(np.float32),
             WEIGHT: np.full(size + 5, 2, np.float32),
         }
         rows = rng.permutation(size + 5)[:size]
         pieces.append((values, rows))
         expected += ids[rows].tolist()
-    steps = -(-len(expected) // batch) + more
-    with patch.object(blocks, "BLOCK_BYTES", block_bytes):
-        found = list(gather_blocks(pieces, columns, batch, steps))
-    assert sum(len(block["id"]) for block in found) == steps
-    for block in found:
-        assert all(rows.shape[1] == batch for rows in block.values())
-    ids, weight, target = (
-        np.concatenate([block[name].reshape(-1) for block in found]) if found else np.zeros(0)
-        for name in ("id", WEIGHT, "target")
-    )
-    assert ids[: len(expected)].tolist() == expected
-    assert np.all(ids[len(expected) :] == PADDING_ID)
-    assert weight.tolist() == [2.0] * len(expected) + [0.0] * (ids.size - len(expected))
-    assert np.all(target[len(expected) :] == 0)
+    return pieces, expected
 
 
 def test_columns_follow_from_the_schema() -> None:

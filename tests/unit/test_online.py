@@ -147,7 +147,7 @@ def test_batches_of_a_training_give_what_the_trainer_gives(method: str, batch_si
     schedule = Schedule(1, Rule(1.0, None, 0.0), 90)
     found = Trainer(Connection.local(), feed, trained_by, schedule).run()
     model = begin
-    for batch in feed.epoch(Position.start(1)):
+    for batch in feed.epoch(Position.start(1, batch_size)):
         statistics = following.method(model.inputs).local_statistics(batch, model.state)
         model, _ = following.step(model, statistics, len(batch.rows))
     for one, other in zip(model.state, found.state, strict=True):

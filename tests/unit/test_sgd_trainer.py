@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_iris
 
-from sparton.data.plan import Position
+from sparton.data.plan import Part, Position
 from sparton.distributed import checkpoint
 from sparton.distributed.resumption import Checkpoints
 from sparton.distributed.simulate import simulate
@@ -74,6 +74,10 @@ class CutFeed:
     def batch_size(self) -> int:
         return self.batch
 
+    @property
+    def lanes(self) -> None:
+        return None
+
     def left(self, position: Position) -> int:
         return max(0, self.total - position.step * self.batch)
 
@@ -130,6 +134,38 @@ def test_ranks_with_ragged_and_empty_shares_compute_what_one_does(
         assert together.rows[-1].train_objective == pytest.approx(alone.rows[-1].train_objective, rel=tolerance)
 
 
+def gap(one: Fit, other: Fit) -> float:
+    """Return the largest difference of two trainings' states and curves, each over the largest value of its kind."""
+    pairs = [*zip(one.state, other.state, strict=True), (one.sizes, other.sizes)]
+    for name in ("train_objective", "smoothed_objective", "largest_move"):
+        pairs.append(([getattr(row, name) for row in one.curve], [getattr(row, name) for row in other.curve]))
+    return max(float(np.abs(np.subtract(*pair)).max() / np.abs(pair[0]).max()) for pair in pairs)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS.model_copy(update={"reseed_ratio": 0.7}), *POSSIBILISTIC])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_whole_trainings_with_the_same_lanes_are_equal_on_1_to_4_ranks(
+    dtype: str, tolerance: float, settings: ClusterSettings
+) -> None:
+    """24 rows a step in 12 lanes, with unequal ends: epochs, centroids from the start on, re-seeding or merging."""
+    alone = trained_with(1, 12, dtype, settings)
+    assert sum(row.mended for row in alone.curve) > 0
+    for size in (2, 3, 4):
+        together = trained_with(size, 12, dtype, settings)
+        assert gap(alone, together) <= tolerance
+        assert [row.mended for row in together.curve] == [row.mended for row in alone.curve]
+
+
+def test_without_lanes_a_whole_training_is_another_one_on_two_ranks() -> None:
+    assert gap(*(trained_with(size, None, "float64", SETTINGS) for size in (1, 2))) > 1e-3
+
+
+def trained_with(size: int, lanes: int | None, dtype: str, settings: ClusterSettings) -> Fit:
+    rows, weight = blobs(ROWS, D, K, seed=4)[0].astype(dtype), np.random.default_rng(9).integers(0, 3, ROWS)
+    own = settings.model_copy(update={"precision": dtype, "batch_size": 24 // size, "lanes": lanes})
+    return simulate(size, lambda connection: fit(rows, own, weight.astype(dtype), connection))[0]
+
+
 def test_ranks_hold_the_same_bits_and_stop_together() -> None:
     rows = blobs(ROWS, D, K, seed=4)[0]
     settings = SETTINGS.model_copy(update={"epochs": 30, "patience": 4})
@@ -166,9 +202,10 @@ def run_with_checkpoints(
     identity: str = "one",
     settings: ClusterSettings = SETTINGS,
     batch: int | None = None,
+    lanes: int | None = None,
 ) -> Trained[Any, Any]:
     rows = blobs(ROWS, D, K, seed=4)[0]
-    feed = DyingFeed(connection.world, rows, batch or 16 // connection.world.size, 1, last=last)
+    feed = DyingFeed(connection.world, rows, batch or 16 // connection.world.size, 1, lanes=lanes, last=last)
     checkpoints = Checkpoints(connection, str(folder), identity, seconds=0.0)
     schedule = Schedule(3, Rule(0.3, 40, 0.0), 60)
     method = method_of(settings, rows, feed.steps, 16)
@@ -223,20 +260,82 @@ def test_another_number_of_ranks_goes_on_and_counts_each_row_once_an_epoch(tmp_p
     assert found.totals.counts.sum() == ROWS
 
 
+def test_another_number_of_ranks_goes_on_with_the_same_batches_where_lanes_are_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ranks come and go within epochs, and the end is that of one rank that was never interrupted."""
+    settings = SETTINGS.model_copy(update={"reseed_ratio": 0.7})
+
+    def trained(folder: str, size: int, last: tuple[int, int] = (99, 0)) -> Trained[Any, Any]:
+        options: dict[str, Any] = {"last": last, "settings": settings, "batch": 24 // size, "lanes": 12}
+        return simulate(size, lambda connection: run_with_checkpoints(tmp_path / folder, connection, **options))[0]
+
+    whole = trained("whole", 1)
+    for size, last in ((2, (0, 5)), (1, (0, 7)), (3, (1, 2))):
+        with pytest.raises(TrainingError, match="Killed"):
+            trained("parts", size, last)
+    with caplog.at_level("INFO"):
+        found = trained("parts", 4)
+    assert (
+        "the checkpoint is of a world of 3, this one has 4 workers: with the same 12 lanes and 24 rows" in caplog.text
+    )
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert np.abs(found.state.centroids - whole.state.centroids).max() <= 1e-12 * np.abs(whole.state.centroids).max()
+    assert np.allclose(found.state.counts, whole.state.counts, rtol=1e-12)
+    assert [row.step for row in found.rows] == [row.step for row in whole.rows]
+
+
+def test_with_lanes_another_global_batch_goes_on_with_what_is_left_and_other_settings_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SETTINGS.model_copy(update={"start_count": 0.0, "reseed_ratio": 0.0, "decay": 1.0})
+
+    def trained(size: int, batch: int, last: tuple[int, int] = (99, 0)) -> Trained[Any, Any]:
+        options: dict[str, Any] = {"last": last, "settings": settings, "batch": batch, "lanes": 4}
+        return simulate(size, lambda connection: run_with_checkpoints(tmp_path, connection, **options))[0]
+
+    with pytest.raises(TrainingError, match="Killed"):
+        trained(2, 8, (1, 3))
+    with pytest.raises(
+        TrainingError, match=r"of 2 workers with batch_size 8, .* of 4 with 16; .* set batch_size to 4,"
+    ):
+        trained(4, 16)
+    found = trained(4, 8)
+    assert "a step takes 32 rows instead of 16, so the result is not that of" in caplog.text
+    assert "(batch_size 4 would go on with the same batches)" in caplog.text
+    assert found.state.counts.sum() == 3 * ROWS
+
+
+def test_ranks_are_fed_the_rows_of_their_lanes() -> None:
+    """The global batches are those of as many ranks as lanes, row by row; padding is at the end of lanes."""
+    rows = blobs(101, 2, 3)[0].astype(np.float32)
+    position = Position.start(6, 3, epoch=4).advanced()
+    each = [list(ArrayFeed(World(lane, 6), rows, 3, 5).epoch(position)) for lane in range(6)]
+    for size in (1, 2, 3):
+        feeds = [ArrayFeed(World(rank, size), rows, 18 // size, 5, lanes=6) for rank in range(size)]
+        assert {feed.steps for feed in feeds} == {6}
+        here = Position.start(size, 18 // size, epoch=4).advanced()
+        assert feeds[0].left(here) == 101 - 18
+        batches = zip(*(feed.epoch(here) for feed in feeds), strict=True)
+        for found, expected in zip(batches, zip(*each, strict=True), strict=True):
+            for columns in zip(*(zip(*parts, strict=True) for parts in (found, expected)), strict=True):
+                assert np.array_equal(*(np.concatenate(column) for column in columns))
+
+
 def test_every_row_is_fed_once_an_epoch_and_the_sample_is_one_of_all_ranks() -> None:
     rows, weight = blobs(101, 2, 3)[0].astype(np.float32), np.arange(101.0) + 1
     samples = []
     for size in (1, 3):
         feeds = [ArrayFeed(World(rank, size), rows, 8, 5, weight) for rank in range(size)]
         for epoch in range(2):
-            found = [list(feed.epoch(Position.start(size, epoch))) for feed in feeds]
+            found = [list(feed.epoch(Position.start(size, 8, epoch))) for feed in feeds]
             assert {len(batches) for batches in found} == {feeds[0].steps}
             parts = [batch for batches in found for batch in batches]
             assert all(batch.rows.shape == (8, 2) for batch in parts)
             ids = np.concatenate([batch.ids[batch.weight > 0] for batch in parts])
             assert sorted(ids.tolist()) == list(range(101))
             assert np.array_equal(np.concatenate([batch.weight[batch.ids >= 0] for batch in parts]), weight[ids])
-            later = list(feeds[0].epoch(Position(epoch, ((size, 3),))))
+            later = list(feeds[0].epoch(Position(epoch, (Part(size, 8, 3),))))
             assert np.array_equal(later[0].ids, found[0][3].ids)
         once = np.concatenate([batch.ids for feed in feeds for batch in feed.once()])
         assert once.tolist() == list(range(101))

@@ -12,10 +12,13 @@ import pytest
 from sparton import storage
 from sparton.config import Config, load_config
 from sparton.errors import DataError, UsageError
+from sparton.pipeline import cluster, run, train
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.record import bad_files, content_fingerprint, read_record
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.sgd.settings import KMeansSettings, PossibilisticSettings
+from sparton.ucluster.settings import TrainSettings
 
 
 class Scale(Config):
@@ -200,6 +203,10 @@ def test_a_log_that_cannot_be_written_does_not_hide_why_a_stage_failed(
     assert not (workspace / "out").exists()
 
 
+SAME: dict[str, Config] = {}
+"""Sections of which all that decides the output decides what may go on."""
+
+
 def training_call(workspace: Path, workers: int = 1, factor: int = 2) -> StageCall:
     sections = {"scale": Scale(factor=factor), WORKERS: Workers(count=workers)}
     settings = PipelineSettings(workspace=str(workspace))
@@ -209,13 +216,41 @@ def training_call(workspace: Path, workers: int = 1, factor: int = 2) -> StageCa
 def test_checkpoints_are_of_settings_and_data_whatever_the_number_of_workers(workspace: Path) -> None:
     one, two, other = (training_call(workspace, *values) for values in ((1, 2), (2, 2), (1, 3)))
     assert one.fingerprint() != two.fingerprint()
-    assert checkpoint_folder(one) == checkpoint_folder(two) != checkpoint_folder(other)
+    assert checkpoint_folder(one, SAME) == checkpoint_folder(two, SAME) != checkpoint_folder(other, SAME)
+    lasting = {"scale": Scale(factor=5)}
+    assert checkpoint_folder(one, lasting) == checkpoint_folder(other, lasting) != checkpoint_folder(one, SAME)
     storage.write_text(str(workspace / "in" / "number"), "22")
-    assert checkpoint_folder(training_call(workspace)) != checkpoint_folder(one)
+    assert checkpoint_folder(training_call(workspace), SAME) != checkpoint_folder(one, SAME)
+
+
+@pytest.mark.parametrize("settings", [TrainSettings(), KMeansSettings(), PossibilisticSettings()])
+def test_with_lanes_a_training_may_go_on_with_other_rows_a_worker(
+    settings: TrainSettings | KMeansSettings | PossibilisticSettings,
+) -> None:
+    def lasting(**changes: Any) -> Config:
+        return settings.model_copy(update=changes).lasting()
+
+    assert lasting() != lasting(batch_size=24)
+    assert lasting(lanes=4) == lasting(lanes=4, batch_size=24) != lasting(lanes=2)
+    assert lasting(lanes=4) != lasting(lanes=4, seed=9)
+    assert lasting(checkpoint_seconds=1.0) == lasting()
+    assert settings.model_copy(update={"lanes": 4, "batch_size": 24}).deciding() != settings.deciding()
+
+
+@pytest.mark.parametrize("section", ["train", "cluster"])
+def test_lanes_that_do_not_fit_the_workers_are_refused_before_anything_else(section: str, tmp_path: Path) -> None:
+    kind = {"train": "jets", "cluster": "table"}[section]
+    values = {"kind": kind, "workspace": str(tmp_path), "launch": {"workers": 2}, section: {"lanes": 3}}
+    settings = PipelineSettings.model_validate(values)
+    stage = {"train": train, "cluster": cluster}[section]
+    for call in (stage, run):
+        with pytest.raises(UsageError, match=rf"^{section}.lanes: 3 lanes cannot be shared equally by 2 workers"):
+            call(settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_of_one_training_do_not_share_checkpoints(workspace: Path) -> None:
-    folder = checkpoint_folder(training_call(workspace))
+    folder = checkpoint_folder(training_call(workspace), SAME)
     with kept(folder, force=False):
         storage.write_text(storage.join(folder, "step"), "1")
         with pytest.raises(DataError, match=r"another run .* is writing it"), kept(folder, force=False):
@@ -229,7 +264,7 @@ def test_two_runs_of_one_training_do_not_share_checkpoints(workspace: Path) -> N
 
 
 def test_checkpoints_outlive_a_failure_and_are_removed_on_demand(workspace: Path) -> None:
-    folder = checkpoint_folder(training_call(workspace))
+    folder = checkpoint_folder(training_call(workspace), SAME)
     with contextlib.suppress(RuntimeError), kept(folder, force=False):
         storage.write_text(storage.join(folder, "step"), "1")
         raise RuntimeError

@@ -1,6 +1,7 @@
 """The rows that a plan gives to a rank, as batches: a :class:`tf.data.Dataset` of tensors, or plain arrays.
 
-The plan alone decides which rows come and in which order. Memory is that of a few shards, whatever the data's size.
+The plan alone decides which rows come and in which order. Memory is that of a few shards for each lane of the rank,
+whatever the data's size.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparton import storage
-from sparton.data.blocks import WEIGHT, Arrays, Column, batch_columns, gather_blocks
+from sparton.data.blocks import WEIGHT, Arrays, Column, Piece, batch_columns, gather_blocks
 from sparton.data.manifest import SetManifest, Shard, bad_shards
 from sparton.data.plan import EpochPlan
 from sparton.data.read_ahead import read_ahead
-from sparton.data.shard_reader import read_shards
+from sparton.data.shard_reader import READERS, read_shards
 from sparton.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def batches(
         ``plan.steps - start_step`` dicts of dense tensors of static shape. Of jets: ``features`` float32[B, P, F],
         ``n_particles``, ``n_constituents`` and ``target`` int32[B], ``jet_id`` int64[B], ``jet_mass`` float32[B]. Of
         plain tables: ``features`` float32[B, d], ``id`` int64[B], ``target`` float32[B] (NaN where there is none).
-        Always ``weight`` float32[B]: that of the row, 1 where the set stores none. The end of the last batches may be
-        padding: weight 0, id -1, all else 0. Read it within :func:`data_errors`.
+        Always ``weight`` float32[B]: that of the row, 1 where the set stores none. In the last batches the end of a
+        lane's share may be padding: weight 0, id -1, all else 0. Read it within :func:`data_errors`.
 
     Raises
     ------
@@ -111,16 +112,24 @@ def _blocks(
     shards = manifest.shards(split)
     available = batch_columns(manifest.row_schema, manifest.feature_shape)
     _check_request(plan, shards, start_step, columns or (), available)
-    needed = [shards[index] for index in plan.shards(rank, start_step).tolist()]
-    _check_files(folder, needed)
+    lanes = [
+        (lane, [shards[index] for index in plan.shards(lane, start_step).tolist()]) for lane in plan.lanes_of(rank)
+    ]
+    _check_files(folder, list({shard.path: shard for _, needed in lanes for shard in needed}.values()))
     wanted = [available[name] for name in dict.fromkeys((*(available if columns is None else columns), WEIGHT))]
     # What a shard holds of these; at least one column tells how many rows there are.
     stored = [column.name for column in wanted if column.name in manifest.row_schema.names] or [manifest.id_name]
 
+    # Lanes are read side by side anyway; one that is alone has more than one reader.
+    n_readers = READERS if len(lanes) == 1 else 1
+
+    def pieces(lane: int, needed: Sequence[Shard]) -> Iterator[Piece]:
+        rows = (segment.rows for segment in plan.segments(lane, start_step))
+        return zip(_contents(folder, needed, stored, wanted, n_readers), rows, strict=True)
+
     def blocks() -> Generator[Arrays, None, None]:
-        rows = (segment.rows for segment in plan.segments(rank, start_step))
-        pieces = zip(_contents(folder, needed, stored, wanted), rows, strict=True)
-        yield from gather_blocks(pieces, wanted, plan.batch_size, plan.steps - start_step)
+        sources = [pieces(*lane) for lane in lanes]
+        yield from gather_blocks(sources, wanted, plan.batch_size, plan.steps - start_step)
 
     return wanted, blocks
 
@@ -180,10 +189,10 @@ def _options() -> tf.data.Options:
 
 
 def _contents(
-    folder: str, shards: Sequence[Shard], stored: Sequence[str], columns: Sequence[Column]
+    folder: str, shards: Sequence[Shard], stored: Sequence[str], columns: Sequence[Column], n_readers: int
 ) -> Iterator[Arrays]:
     """Yield the values of the columns in each shard."""
-    for shard, table in zip(shards, read_shards(folder, shards, stored), strict=True):
+    for shard, table in zip(shards, read_shards(folder, shards, stored, n_readers), strict=True):
         try:
             yield {column.name: column.decode(table) for column in columns}
         except DataError as error:

@@ -1,7 +1,7 @@
 """Whole batches out of shards: rows are gathered, across shard borders, straight into the memory that training reads.
 
 A block is some consecutive batches in one array a column. Its memory is aligned as TensorFlow wants it, so nothing
-copies it again.
+copies it again. Each lane of a rank (:mod:`sparton.data.plan`) has its own shards and its own places in every batch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from sparton.data.featurize import FEATURE_DTYPE, decode_features
 from sparton.data.plan import Indices
 
 Arrays = dict[str, NDArray[Any]]
+
+Piece = tuple[Mapping[str, NDArray[Any]], Indices]
+"""Values of the columns in a shard, and the rows of it that are wanted, int64[m], in their order."""
 
 WEIGHT = "weight"
 """The column that every batch has: 0 for padding."""
@@ -95,68 +98,109 @@ def block_steps(columns: Iterable[Column], batch_size: int) -> int:
 
 
 def gather_blocks(
-    pieces: Iterable[tuple[Mapping[str, NDArray[Any]], Indices]],
-    columns: Sequence[Column],
-    batch_size: int,
-    steps: int,
+    lanes: Sequence[Iterable[Piece]], columns: Sequence[Column], batch_size: int, steps: int
 ) -> Iterator[Arrays]:
     """Yield blocks [k, B, ...] that hold ``steps`` batches in all.
 
     Parameters
     ----------
-    pieces
-        Values of the columns in a shard, and the rows of it that are wanted, int64[m], in their order.
+    lanes
+        The pieces of each lane. All have the same share of each batch, in their order.
     columns
         What the blocks hold.
     batch_size
         Rows of a batch, B.
     steps
-        Batches over all blocks; where the pieces do not fill them, padding does.
+        Batches over all blocks; where the pieces of a lane do not fill its places, padding does.
     """
     size = block_steps(columns, batch_size)
-    block = Block(columns, min(size, steps) * batch_size)
-    for values, rows in pieces:
-        start = 0
-        while start < rows.size:
-            start += block.gather(values, rows[start:])
-            if block.room == 0:
-                yield block.batches(batch_size)
-                steps -= block.rows // batch_size
-                block = Block(columns, min(size, steps) * batch_size)
+    sources = [_Lane(iter(pieces)) for pieces in lanes]
     while steps:
-        block.pad()
-        yield block.batches(batch_size)
-        steps -= block.rows // batch_size
-        block = Block(columns, min(size, steps) * batch_size)
+        block = Block(columns, batch_size, min(size, steps), len(sources))
+        for lane, source in enumerate(sources):
+            source.fill(block, lane)
+        yield block.batches()
+        steps -= block.steps
+
+
+class _Lane:
+    """The rows of a lane that are still to come."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self._values: Mapping[str, NDArray[Any]] = {}
+        self._rows: Indices = np.zeros(0, np.int64)
+
+    def fill(self, block: Block, lane: int) -> None:
+        """Put the next rows into a lane's places of a block, and padding where there are none left."""
+        room = block.lane_rows
+        while room:
+            while not self._rows.size:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    block.pad(lane, block.lane_rows - room)
+                    return
+                self._values, self._rows = piece
+            count = min(room, self._rows.size)
+            block.gather(lane, block.lane_rows - room, self._values, self._rows[:count])
+            self._rows = self._rows[count:]
+            room -= count
 
 
 class Block:
-    """Memory for some rows, filled from the first one on."""
+    """Memory for some batches.
 
-    def __init__(self, columns: Sequence[Column], rows: int) -> None:
-        self.rows = rows
-        self.room = rows
+    Parameters
+    ----------
+    columns
+        What it holds.
+    batch_size, steps
+        Rows of a batch, and how many batches.
+    lanes
+        Lanes that share each batch.
+
+    Attributes
+    ----------
+    steps
+        How many batches.
+    lane_rows
+        Rows of each lane in all of them.
+    """
+
+    def __init__(self, columns: Sequence[Column], batch_size: int, steps: int, lanes: int) -> None:
+        self.steps = steps
+        self.lane_rows = steps * batch_size // lanes
         self._columns = columns
-        self._content = {column.name: aligned((rows, *column.shape), column.dtype) for column in columns}
+        self._batch_size = batch_size
+        self._share = batch_size // lanes
+        self._content = {column.name: aligned((steps * batch_size, *column.shape), column.dtype) for column in columns}
 
-    def gather(self, values: Mapping[str, NDArray[Any]], rows: Indices) -> int:
-        """Append ``values[rows]``, as far as there is room; return the number of rows taken."""
-        start, count = self.rows - self.room, min(self.room, rows.size)
+    def gather(self, lane: int, start: int, values: Mapping[str, NDArray[Any]], rows: Indices) -> None:
+        """Put ``values[rows]`` into a lane's places from its row number ``start`` on."""
+        places = self._places(lane, start, start + rows.size)
         for name, target in self._content.items():
-            # Other modes than "clip" would fill a buffer first. NumPy lets other threads run meanwhile.
-            np.take(values[name], rows[:count], axis=0, out=target[start : start + count], mode="clip")
-        self.room -= count
-        return count
+            if isinstance(places, slice):
+                # Other modes than "clip" would fill a buffer first. NumPy lets other threads run meanwhile.
+                np.take(values[name], rows, axis=0, out=target[places], mode="clip")
+            else:
+                target[places] = values[name].take(rows, axis=0)
 
-    def pad(self) -> None:
-        """Fill what is left."""
+    def pad(self, lane: int, start: int) -> None:
+        """Fill a lane's places from its row number ``start`` on."""
+        places = self._places(lane, start, self.lane_rows)
         for column in self._columns:
-            self._content[column.name][self.rows - self.room :] = column.padding
-        self.room = 0
+            self._content[column.name][places] = column.padding
 
-    def batches(self, batch_size: int) -> Arrays:
+    def batches(self) -> Arrays:
         """Return the rows as batches, [k, B, ...]."""
-        return {name: rows.reshape(-1, batch_size, *rows.shape[1:]) for name, rows in self._content.items()}
+        return {name: rows.reshape(self.steps, -1, *rows.shape[1:]) for name, rows in self._content.items()}
+
+    def _places(self, lane: int, start: int, stop: int) -> slice | Indices:
+        """Return where in the block the rows ``start .. stop - 1`` of a lane are."""
+        if self._share == self._batch_size:
+            return slice(start, stop)
+        step, place = np.divmod(np.arange(start, stop), self._share)
+        return np.asarray(step * self._batch_size + lane * self._share + place)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -27,7 +27,7 @@ RESULTS_QUEUE = 2
 """Results that a reader holds ready; each is a shard or the note that one is done."""
 
 READERS = 2
-"""Shards that are decoded at the same time; one column of a shard keeps one core busy."""
+"""Shards of one list that are decoded at the same time; one column of a shard keeps one core busy."""
 
 
 def _of_interest(record: logging.LogRecord) -> bool:
@@ -35,10 +35,12 @@ def _of_interest(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Failed loading Unischema from metadata in")
 
 
-def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_shards(
+    folder: str, shards: Sequence[Shard], columns: Sequence[str], n_readers: int = READERS
+) -> Iterator[pa.Table]:
     """Yield the columns of each shard as an Arrow table, in order and none left out.
 
-    Shards are dealt to :data:`READERS` readers in turn, which work side by side.
+    Shards are dealt to ``n_readers`` readers in turn, which work side by side.
 
     Raises
     ------
@@ -47,11 +49,11 @@ def read_shards(folder: str, shards: Sequence[Shard], columns: Sequence[str]) ->
     """
     with ExitStack() as stack:
         readers = [
-            stack.enter_context(closing(_read_in_order(folder, shards[first::READERS], columns)))
-            for first in range(READERS)
+            stack.enter_context(closing(_read_in_order(folder, shards[first::n_readers], columns)))
+            for first in range(n_readers)
         ]
         for index in range(len(shards)):
-            yield next(readers[index % READERS])
+            yield next(readers[index % n_readers])
 
 
 def _read_in_order(folder: str, shards: Sequence[Shard], columns: Sequence[str]) -> Generator[pa.Table, None, None]:

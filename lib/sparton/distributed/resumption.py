@@ -110,19 +110,43 @@ class Checkpoints:
         return f"the last good checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
 
 
-def take_over(position: Position, connection: Connection, batch_size: int) -> Position:
-    """Return the position at which a world goes on; where it is of another size, rank 0 says what that changes."""
-    before, world_size = position.world_size, connection.world.size
-    if world_size != before and connection.world.is_root:
-        logger.warning(
-            "the checkpoint is of a world of %d, this one has %d workers: it goes on with what they have left, "
-            "but a step takes %d rows instead of %d, so the result is not that of an uninterrupted run of either",
-            before,
-            world_size,
-            world_size * batch_size,
-            before * batch_size,
+def take_over(position: Position, connection: Connection, batch_size: int, lanes: int | None) -> Position:
+    """Return the position at which a world goes on; where it is of another size, rank 0 says what that changes.
+
+    Raises
+    ------
+    TrainingError
+        If lanes are given, and neither the rows of one rank in a step nor those of all are those of before.
+    """
+    before, world_size = position.at_work, connection.world.size
+    keeps = position.keeps_batches(world_size, batch_size, lanes)
+    # What keeps the global batch: the world divides the lanes, which divide it.
+    same = before.batch_size if lanes is None else before.global_batch // world_size
+    if not keeps and batch_size != before.batch_size:
+        raise TrainingError(
+            f"the checkpoint is of {before.world_size} workers with batch_size {before.batch_size}, this training of "
+            f"{world_size} with {batch_size}; to go on set batch_size to {same}, or start anew"
         )
-    return position.taken_over(world_size)
+    if world_size != before.world_size and connection.world.is_root:
+        told = f"the checkpoint is of a world of {before.world_size}, this one has {world_size} workers"
+        if keeps:
+            logger.info(
+                "%s: with the same %d lanes and %d rows in a step it goes on with the same batches, and ends with what "
+                "an uninterrupted run of either ends with, to rounding",
+                told,
+                lanes,
+                before.global_batch,
+            )
+        else:
+            logger.warning(
+                "%s: it goes on with what they have left, but a step takes %d rows instead of %d, so the result is "
+                "not that of an uninterrupted run of either%s",
+                told,
+                world_size * batch_size,
+                before.global_batch,
+                "" if lanes is None else f" (batch_size {same} would go on with the same batches)",
+            )
+    return position.taken_over(world_size, batch_size, lanes)
 
 
 def _finite(value: NDArray[Any]) -> bool:

@@ -30,6 +30,7 @@ from pyspark.sql.types import ArrayType, BooleanType, DataType, FloatType, Integ
 
 from sparton import storage
 from sparton.config import validate
+from sparton.data.plan import checked_lanes
 from sparton.data.settings import TRAIN, TableSettings
 from sparton.errors import ConfigError, DataError
 from sparton.ml.bundle_files import BUNDLE_FOLDER, BundleReader, BundleWriter, read_files
@@ -47,6 +48,7 @@ SHARED_SETTINGS = {
     "scaling": "scaling",
     "maxIter": "epochs",
     "batchSize": "batch_size",
+    "lanes": "lanes",
     "stepRule": "step",
     "stepSize": "step_size",
     "stepDelay": "step_delay",
@@ -95,6 +97,13 @@ class ClusterParams(
     k: Param[int] = Param(Params._dummy(), "k", "clusters to find", TypeConverters.toInt)
     batchSize: Param[int] = Param(  # noqa: N815 - Spark ML names parameters this way
         Params._dummy(), "batchSize", "rows of one worker in one step", TypeConverters.toInt
+    )
+    lanes: Param[int] = Param(
+        Params._dummy(),
+        "lanes",
+        "lanes of the order of rows: any number of workers that divides it takes the same batches, where batchSize "
+        "times workers is the same; by default one for each worker",
+        TypeConverters.toInt,
     )
     scaling: Param[str] = Param(
         Params._dummy(), "scaling", "none, or standard: divide features by their deviation", TypeConverters.toString
@@ -221,6 +230,7 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
         self._check_outputs(dataset)
         spark = dataset.sparkSession
         workers = validate(LaunchSettings, {"workers": self.getOrDefault("numWorkers")}, type(self).__name__)
+        checked_lanes(settings.lanes, workers.workers, settings.batch_size)
         with self._work_folder(spark) as folder:
             places = {name: storage.join(folder, name) for name in ("set", "checkpoints", BUNDLE_FOLDER)}
             self._write_set(spark, dataset, folder, places["set"])
@@ -279,6 +289,10 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
         """Set the rows of one worker in one step."""
         return self._set(batchSize=value)
 
+    def setLanes(self, value: int) -> Self:  # noqa: N802
+        """Set the number of lanes; one for each worker by default."""
+        return self._set(lanes=value)
+
     def setDecay(self, value: float) -> Self:  # noqa: N802
         """Set the factor of the counts in each step."""
         return self._set(decay=value)
@@ -332,7 +346,7 @@ class TableClusters(Model, ClusterParams, MLWritable):
         if description.kind != cls.KIND:
             raise DataError(f"{folder}: a bundle of kind {description.kind!r}, {cls.__name__} reads {cls.KIND!r}")
         model = cls(read_files(folder, bundle.FILES))
-        chosen = {name: description.training[setting] for name, setting in cls.SETTINGS.items()}
+        chosen = {name: description.training.get(setting) for name, setting in cls.SETTINGS.items()}
         known = {name: value for name, value in chosen.items() if value is not None}
         names = description.inputs.feature_names
         if not all(name.endswith(f"[{index}]") for index, name in enumerate(names)):

@@ -75,6 +75,7 @@ class SGDKMeans(TableClusterer["SGDKMeansModel"], _KMeansParams, DefaultParamsRe
         weightCol: str | None = None,
         maxIter: int = 10,
         batchSize: int = 1024,
+        lanes: int | None = None,
         scaling: str = "none",
         initMode: str = "k-means++",
         initTries: int | None = None,

@@ -125,6 +125,7 @@ class PossibilisticCMeans(
         weightCol: str | None = None,
         maxIter: int = 10,
         batchSize: int = 1024,
+        lanes: int | None = None,
         scaling: str = "none",
         gammaFactor: float = 0.5,
         coincidence: float = 0.1,

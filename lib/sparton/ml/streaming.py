@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 
-OF_EPOCHS = ("epochs", "batch_size", "patience", "tolerance")
+OF_EPOCHS = ("epochs", "batch_size", "lanes", "patience", "tolerance")
 """Settings of trainings that have epochs."""
 
 STATE = "state"

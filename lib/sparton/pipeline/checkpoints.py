@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sparton import lease, storage
 from sparton.config import Config
@@ -23,9 +23,12 @@ class Workers(Config):
     count: int
 
 
-def checkpoint_folder(call: StageCall) -> str:
-    """Return the folder for checkpoints of this very combination of settings and data; inputs must exist."""
-    sections = {name: section for name, section in call.settings.items() if name != WORKERS}
+def checkpoint_folder(call: StageCall, lasting: Mapping[str, Config]) -> str:
+    """Return the folder for checkpoints of this very combination of settings and data; inputs must exist.
+
+    ``lasting`` are sections of which less decides than of the output, since other workers may go on with a training.
+    """
+    sections = {name: lasting.get(name, section) for name, section in call.settings.items() if name != WORKERS}
     identity = dataclasses.replace(call, settings=sections).fingerprint()[:IDENTITY_CHARACTERS]
     return call.configuration.folder(f"checkpoints/{identity}")
 

@@ -39,7 +39,8 @@ def cluster(
     Raises
     ------
     UsageError
-        If the input is missing, or something that this stage did not make stands at the output.
+        If the input is missing, something that this stage did not make stands at the output, or the lanes cannot be
+        shared equally by the workers.
     DataError
         If the input is not a table set, no feature varies, or a shard is not what its manifest says.
     TrainingError
@@ -47,9 +48,10 @@ def cluster(
         missing, a worker fails or ranks disagree.
     """
     data, chosen = settings.folder("set", input), settings.cluster
+    settings.check_lanes("cluster")
     sections = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
     call = StageCall("cluster", sections, {"set": data}, settings.folder("model", output), settings, force)
-    checkpoints = checkpoint_folder(call) if storage.exists(data) else ""
+    checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()}) if storage.exists(data) else ""
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.distributed.launch import launch, needs_spark

@@ -9,6 +9,7 @@ from pydantic import Field
 from sparton import storage
 from sparton.config import Config
 from sparton.data.ingest_settings import IngestSettings
+from sparton.data.plan import checked_lanes
 from sparton.data.settings import PrepareSettings, TableSettings
 from sparton.data.validation.settings import RulesSettings
 from sparton.distributed.launch import LaunchSettings
@@ -67,3 +68,14 @@ class PipelineSettings(Config):
     def folder(self, role: str, given: str | None = None) -> str:
         """Return the folder of a role: the one given, else its place in the workspace."""
         return storage.absolute(given if given is not None else storage.join(self.workspace, role))
+
+    def check_lanes(self, section: Literal["train", "cluster"]) -> None:
+        """Check that the workers can share the lanes of a training.
+
+        Raises
+        ------
+        UsageError
+            If workers would have unequal numbers of lanes, or lanes unequal numbers of rows in a step.
+        """
+        training: TrainSettings | ClusterSettings = self.train if section == "train" else self.cluster
+        checked_lanes(training.lanes, self.launch.workers, training.batch_size, f"{section}.lanes")

@@ -44,7 +44,8 @@ def train(
     Raises
     ------
     UsageError
-        If the input is missing, or something that this stage did not make stands at the output.
+        If the input is missing, something that this stage did not make stands at the output, or the lanes cannot be
+        shared equally by the workers.
     ConfigError
         If the bundle to start from is of another network or of other inputs.
     DataError
@@ -52,15 +53,16 @@ def train(
     TrainingError
         If slots are missing, a worker fails, ranks disagree, a loss is not finite or gradients keep overflowing.
     """
+    settings.check_lanes("train")
     data, start = settings.folder("set", input), settings.train.start_from
     inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
     training = settings.train.model_copy(update={"start_from": inputs.get("bundle")})
     # Of the bundle its content counts, as that of every input, and not its place.
-    deciding = training.deciding().model_copy(update={"start_from": None})
+    deciding, lasting = (part.without("start_from") for part in (training.deciding(), training.lasting()))
     sections = {"model": settings.model, "train": deciding, WORKERS: Workers(count=settings.launch.workers)}
     call = StageCall("train", sections, inputs, settings.folder("model", output), settings, force)
     found = all(storage.exists(folder) for folder in inputs.values())
-    checkpoints = checkpoint_folder(call) if found else ""
+    checkpoints = checkpoint_folder(call, {"train": lasting}) if found else ""
     world = described()
     if world is not None and not world.is_root:
         arguments = (data, checkpoints, "", settings.model, training)

@@ -22,10 +22,16 @@ def run(settings: PipelineSettings, *, force: bool = False) -> list[StageResult]
     """Run the stages of the configuration's kind in the workspace and return their results in this order.
 
     Of jets: generate, prepare, train, assign and evaluate; of a table: prepare, cluster, assign and evaluate.
+
+    Raises
+    ------
+    UsageError
+        If the lanes of the training cannot be shared equally by the workers, before any stage begins.
     """
     stages: tuple[Stage, ...] = (generate, prepare, train, assign, evaluate)
     if settings.kind == "table":
         stages = (prepare, cluster, assign, evaluate)
+    settings.check_lanes("cluster" if settings.kind == "table" else "train")
     return [stage(settings, force=force) for stage in stages]
 
 

@@ -45,6 +45,10 @@ class Feed(Protocol):
     def batch_size(self) -> int:
         """Rows of this rank in one step."""
 
+    @property
+    def lanes(self) -> int | None:
+        """Lanes of the plan; None is one for each rank."""
+
     def left(self, position: Position) -> int:
         """Return the rows of all ranks that an epoch has left at a position."""
 
@@ -76,6 +80,8 @@ class SetFeed:
         The set.
     batch_size, seed
         Rows of this rank in one step, and the seed of their order.
+    lanes
+        Lanes of the plan; None is one for each rank.
     """
 
     world: World
@@ -84,6 +90,7 @@ class SetFeed:
     split: str
     batch_size: int
     seed: int
+    lanes: int | None = None
 
     @property
     def total(self) -> int:
@@ -93,11 +100,11 @@ class SetFeed:
     @cached_property
     def steps(self) -> int:
         """Steps of an epoch, the same on all ranks."""
-        return self._plan(Position.start(self.world.size)).steps
+        return self._plan(Position.start(self.world.size, self.batch_size)).steps
 
     def left(self, position: Position) -> int:
         """Return the rows of all ranks that an epoch has left at a position."""
-        return self._plan(position).rest(position.step, 1).total
+        return self._plan(position).left(position.step)
 
     def nothing(self) -> Batch:
         """Return a batch without rows."""
@@ -129,7 +136,7 @@ class SetFeed:
             left -= len(batch.rows)
 
     def _plan(self, position: Position) -> EpochPlan:
-        return position.plan(self.manifest.shard_rows(self.split), self.batch_size, self.seed)
+        return position.plan(self.manifest.shard_rows(self.split), self.seed, self.lanes)
 
     def _read(self, manifest: TableManifest, plan: EpochPlan, start_step: int = 0) -> Iterator[Batch]:
         for batch in array_batches(self.folder, manifest, self.split, plan, self.world.rank, start_step, COLUMNS):
@@ -150,6 +157,8 @@ class ArrayFeed:
         Rows of this rank in one step, and the seed of their order.
     weight
         [n], 1 by default.
+    lanes
+        Lanes of the plan; None is one for each rank.
 
     Raises
     ------
@@ -162,6 +171,7 @@ class ArrayFeed:
     batch_size: int
     seed: int
     weight: Array = field(default_factory=lambda: np.ones(0))
+    lanes: int | None = None
 
     def __post_init__(self) -> None:
         found = np.asarray(self.rows)
@@ -183,11 +193,11 @@ class ArrayFeed:
     @cached_property
     def steps(self) -> int:
         """Steps of an epoch, the same on all ranks."""
-        return self._plan(Position.start(self.world.size)).steps
+        return self._plan(Position.start(self.world.size, self.batch_size)).steps
 
     def left(self, position: Position) -> int:
         """Return the rows of all ranks that an epoch has left at a position."""
-        return self._plan(position).rest(position.step, 1).total
+        return self._plan(position).left(position.step)
 
     def nothing(self) -> Batch:
         """Return a batch without rows."""
@@ -196,14 +206,21 @@ class ArrayFeed:
     def epoch(self, position: Position) -> Iterator[Batch]:
         """Yield the batches of an epoch from a position on."""
         plan = self._plan(position)
-        own = [segment.rows for segment in plan.segments(self.world.rank)]
-        order = np.concatenate(own) if own else np.zeros(0, np.int64)
+        own = plan.lanes_of(self.world.rank)
+        chosen = np.full((len(own), plan.steps * plan.lane_rows), PADDING_ID, np.int64)
+        for places, lane in zip(chosen, own, strict=True):
+            rows = [segment.rows for segment in plan.segments(lane)]
+            order = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+            places[: len(order)] = order
+        by_lane = chosen.reshape(len(own), plan.steps, plan.lane_rows)
+        steps = by_lane.transpose(1, 0, 2).reshape(plan.steps, self.batch_size)
+        padded = (steps == PADDING_ID).any(axis=1)
         for step in range(position.step, plan.steps):
-            yield self._taken(order[step * self.batch_size : (step + 1) * self.batch_size])
+            yield self._taken(steps[step], padded[step])
 
     def once(self) -> Iterator[Batch]:
         """Yield all rows of this rank once, without padding."""
-        low, high = self._plan(Position.start(self.world.size)).bounds(self.world.rank)
+        low, high = self._plan(Position.start(self.world.size, self.batch_size)).bounds(self.world.rank)
         for first in range(low, high, PASS_ROWS):
             part = slice(first, min(first + PASS_ROWS, high))
             yield Batch(self.rows[part], self.weight[part], np.arange(part.start, part.stop))
@@ -218,18 +235,16 @@ class ArrayFeed:
         yield Batch(self.rows[own], self.weight[own], own)
 
     def _plan(self, position: Position) -> EpochPlan:
-        return position.plan([len(self.rows)], self.batch_size, self.seed)
+        return position.plan([len(self.rows)], self.seed, self.lanes)
 
-    def _taken(self, chosen: NDArray[np.int64]) -> Batch:
-        """Return chosen rows as a batch, padded to its size so that shapes do not change."""
-        missing = self.batch_size - len(chosen)
-        if not missing:
-            # Four times as fast as indexing by an array.
-            return Batch(self.rows.take(chosen, axis=0), self.weight.take(chosen), chosen)
-        rows = np.zeros((self.batch_size, self.rows.shape[1]), self.rows.dtype)
-        rows[: len(chosen)] = self.rows.take(chosen, axis=0)
-        weight = np.concatenate([self.weight[chosen], np.zeros(missing)])
-        return Batch(rows, weight, np.concatenate([chosen, np.full(missing, PADDING_ID)]))
+    def _taken(self, chosen: NDArray[np.int64], padded: bool) -> Batch:
+        """Return chosen rows as a batch, with rows of zeros for padding so that shapes do not change."""
+        # Four times as fast as indexing by an array; padding takes any row, here the last one.
+        rows, weight = self.rows.take(chosen, axis=0), self.weight.take(chosen)
+        if padded:
+            padding = chosen == PADDING_ID
+            rows[padding], weight[padding] = 0, 0
+        return Batch(rows, weight, chosen)
 
 
 def check_weights(weight: Array, rows: int) -> None:

@@ -38,6 +38,12 @@ class DescentSettings(Config):
         Passes over the train split, at most.
     batch_size
         Rows of one worker in one step.
+    lanes
+        Lanes of the order of rows, of which each worker takes equally many, and each step as many rows from each.
+        The batches depend on this number and on the rows of all workers in a step alone: with 12, and ``batch_size``
+        set accordingly, 1, 2, 3, 4, 6 or 12 workers train on the same ones. It must be a multiple of the number of
+        workers; memory and open files of a worker grow with its lanes. None takes one for each worker, which reads
+        fastest.
     start_count
         Rows that a first centroid counts as; 0 makes it forgotten with the first row that comes to it.
     decay
@@ -62,6 +68,7 @@ class DescentSettings(Config):
     scaling: Literal["standard", "none"] = "standard"
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=1024, ge=1)
+    lanes: int | None = Field(default=None, ge=1)
     start_rows: int | None = Field(default=None, ge=1)
     start_count: NonNegative = 1.0
     step: Literal["counts", "constant", "polynomial"] = "counts"
@@ -87,6 +94,14 @@ class DescentSettings(Config):
     def deciding(self) -> Self:
         """Return these settings without those that merely keep the training safe on the way."""
         return self.without("checkpoints_kept", "checkpoint_seconds")
+
+    def lasting(self) -> Self:
+        """Return the settings that decide, and that another number of workers keeps when it goes on with a training.
+
+        With ``lanes`` the rows of each worker are none of them: the global batch may stay what it is.
+        """
+        deciding = self.deciding()
+        return deciding if self.lanes is None else deciding.without("batch_size")
 
 
 class KMeansSettings(DescentSettings):

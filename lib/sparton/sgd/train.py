@@ -112,8 +112,8 @@ def train(
     check_rows(manifest, set_folder)
     _verify_shards(connection, set_folder, manifest)
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
-    feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed)
-    identity = fingerprint([settings.deciding().model_dump(mode="json"), manifest.model_dump(mode="json")])
+    feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed, settings.lanes)
+    identity = fingerprint([settings.lasting().model_dump(mode="json"), manifest.model_dump(mode="json")])
     kept, seconds = settings.checkpoints_kept, settings.checkpoint_seconds
     checkpoints = Checkpoints(connection, checkpoint_folder, identity, kept, seconds)
     run = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
@@ -149,7 +149,7 @@ def fit(
     """
     connection = connection or Connection.local()
     given = np.ones(len(rows)) if weight is None else weight
-    feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given)
+    feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given, settings.lanes)
     rows = feed.rows
     moments = _moments(rows, weight)
     std = moments.std()[0]

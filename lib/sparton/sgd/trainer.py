@@ -64,10 +64,9 @@ class Progress:
         kinds: dict[str, Any] = {"position": Position.of, "averages": _filled(Averages), "times": _filled(Times)}
         return cls(**{name: kinds[name](value) if name in kinds else value for name, value in values.items()})
 
-    def next_epoch(self, world_size: int) -> Progress:
+    def next_epoch(self) -> Progress:
         """Return the progress at the beginning of the next epoch."""
-        position = Position.start(world_size, self.position.epoch + 1)
-        return Progress(position, ended=self.ended, averages=self.averages, times=self.times)
+        return Progress(self.position.next_epoch(), ended=self.ended, averages=self.averages, times=self.times)
 
 
 def _filled(kind: type[Any]) -> Callable[[dict[str, Any]], Any]:
@@ -114,7 +113,7 @@ class Trainer(Generic[StateT, StatisticsT]):
         self.method = method
         self.schedule = schedule
         self.checkpoints = checkpoints
-        self.progress = Progress(Position.start(connection.world.size))
+        self.progress = Progress(Position.start(connection.world.size, feed.batch_size))
         self.watch = Stopwatch(connection.collectives, self.progress.times)
         self.rows: list[CurveRow] = []
 
@@ -170,7 +169,7 @@ class Trainer(Generic[StateT, StatisticsT]):
         row = self._row()
         self.rows.append(row)
         logger.info(row.line(self.schedule.epochs, self.method.words))
-        self.progress = progress.next_epoch(self.connection.world.size)
+        self.progress = progress.next_epoch()
         self._save()
 
     def _step(self, batch: Batch) -> None:
@@ -230,7 +229,7 @@ class Trainer(Generic[StateT, StatisticsT]):
             return None
         arrays, notes = found
         progress = Progress.of(notes["progress"])
-        progress.position = take_over(progress.position, self.connection, self.feed.batch_size)
+        progress.position = take_over(progress.position, self.connection, self.feed.batch_size, self.feed.lanes)
         self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times)
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)

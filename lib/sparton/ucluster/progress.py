@@ -61,7 +61,7 @@ class Progress:
         total, focal, clustering, balance = (value / self.jets for value in self.sums)
         return Losses(total, focal, clustering, balance, self.jets, self.skipped)
 
-    def next_epoch(self, world_size: int) -> None:
+    def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
-        self.position = Position.start(world_size, self.position.epoch + 1)
+        self.position = self.position.next_epoch()
         self.sums, self.jets, self.skipped, self.seconds = [0.0] * 4, 0.0, 0.0, 0.0

@@ -195,6 +195,12 @@ class TrainSettings(Config):
     ----------
     batch_size
         Jets of one worker in one step.
+    lanes
+        Lanes of the order of jets, of which each worker takes equally many, and each step as many jets from each.
+        The batches depend on this number and on the jets of all workers in a step alone: with 12, and ``batch_size``
+        set accordingly, 1, 2, 3, 4, 6 or 12 workers train on the same ones. It must be a multiple of the number of
+        workers; memory and open files of a worker grow with its lanes. None takes one for each worker, which reads
+        fastest.
     pretrain_epochs
         Epochs with the mass bins alone.
     joint_epochs
@@ -269,6 +275,7 @@ class TrainSettings(Config):
     """
 
     batch_size: int = Field(default=128, ge=1)
+    lanes: int | None = Field(default=None, ge=1)
     pretrain_epochs: int = Field(default=10, ge=0)
     joint_epochs: int = Field(default=10, ge=0)
     start_from: str | None = None
@@ -316,6 +323,14 @@ class TrainSettings(Config):
     def deciding(self) -> TrainSettings:
         """Return these settings without those that merely keep the training safe on the way."""
         return self.without("checkpoints_kept", "checkpoint_seconds")
+
+    def lasting(self) -> TrainSettings:
+        """Return the settings that decide, and that another number of workers keeps when it goes on with a training.
+
+        With ``lanes`` the rows of each worker are none of them: the global batch may stay what it is.
+        """
+        deciding = self.deciding()
+        return deciding if self.lanes is None else deciding.without("batch_size")
 
     @property
     def scales_loss(self) -> bool:

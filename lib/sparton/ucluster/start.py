@@ -93,8 +93,8 @@ def check_fits(description: bundle.Description, folder: str, model: ModelSetting
 
 
 def identity(training: TrainSettings) -> list[object]:
-    """Return what decides the result of a training: of the bundle that it starts from the content, not the place."""
-    plain = training.deciding().model_dump(mode="json", exclude={"start_from"})
+    """Return what a training keeps when it goes on: of the bundle that it starts from the content, not the place."""
+    plain = training.lasting().model_dump(mode="json", exclude={"start_from"})
     if training.start_from is None:
         return [plain]
     return [plain, storage.sha256(storage.join(training.start_from, checksums.SUMS))]

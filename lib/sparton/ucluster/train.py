@@ -127,7 +127,7 @@ class Trainer:
         self.settings = training
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
-        self.progress = Progress(Position.start(connection.world.size))
+        self.progress = Progress(Position.start(connection.world.size, training.batch_size))
         self.watch = Stopwatch(connection.collectives, self.progress.times)
         self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
@@ -181,7 +181,7 @@ class Trainer:
     def plan(self) -> EpochPlan:
         """Return who reads what in this epoch, or what is left of it."""
         settings = self.settings
-        return self.progress.position.plan(self.manifest.shard_rows(TRAIN), settings.batch_size, settings.seed)
+        return self.progress.position.plan(self.manifest.shard_rows(TRAIN), settings.seed, settings.lanes)
 
     def batches(self, plan: EpochPlan) -> tf.data.Dataset:
         """Return this rank's next batches of an epoch, with what a step reads."""
@@ -210,7 +210,7 @@ class Trainer:
         self.selection.offer(row)
         logger.info(epoch_line(row, self.settings.epochs))
         self.epoch_ended(row)
-        progress.next_epoch(self.connection.world.size)
+        progress.next_epoch()
         self._save()
         self.connection.collectives.barrier()
 
@@ -299,15 +299,16 @@ class Trainer:
         self.selection.restore(state, notes["selection"])
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         progress = Progress.of(notes["progress"])
-        progress.position = take_over(progress.position, self.connection, self.settings.batch_size)
+        settings = self.settings
+        progress.position = take_over(progress.position, self.connection, settings.batch_size, settings.lanes)
         self.progress = progress
         self.watch = Stopwatch(self.connection.collectives, progress.times)
         position = progress.position
-        if position.epoch < self.settings.epochs:
+        if position.epoch < settings.epochs:
             logger.info(
                 "resuming in epoch %d of %d, at step %d of %d",
                 position.epoch + 1,
-                self.settings.epochs,
+                settings.epochs,
                 position.step + 1,
                 self.plan().steps,
             )
