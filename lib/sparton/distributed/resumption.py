@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,19 +110,40 @@ class Checkpoints:
         return f"the last good checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
 
 
-def take_over(position: Position, connection: Connection, batch_size: int) -> Position:
-    """Return the position at which a world goes on; where it is of another size, rank 0 says what that changes."""
-    before, world_size = position.world_size, connection.world.size
-    if world_size != before and connection.world.is_root:
+def take_over(
+    position: Position, connection: Connection, batch_size: int, rows: int, changes: Sequence[str]
+) -> Position:
+    """Return the position at which a world goes on; where it is of another size, rank 0 says what that changes.
+
+    Parameters
+    ----------
+    position
+        Where the training is.
+    connection
+        This rank's place in the world.
+    batch_size, rows
+        Of one worker in a step, and of all in an epoch.
+    changes
+        What else the number of workers changes, beside steps and the order of rows.
+    """
+    before, after = position.world_size, connection.world.size
+    if after != before and connection.world.is_root:
+        sizes = [workers * batch_size for workers in (before, after)]
+        steps = [-(-rows // size) for size in sizes]
+        what = [
+            f"a step takes {sizes[1]} rows instead of {sizes[0]}",
+            f"an epoch has {steps[1]} steps instead of {steps[0]}",
+            "rows come in another order",
+            *changes,
+        ]
         logger.warning(
-            "the checkpoint is of a world of %d, this one has %d workers: it goes on with what they have left, "
-            "but a step takes %d rows instead of %d, so the result is not that of an uninterrupted run of either",
+            "the checkpoint is of a world of %d, this one has %d workers: it goes on with the rows that they have left "
+            "of the epoch, but the result is not that of an uninterrupted run of either. What changes: %s",
             before,
-            world_size,
-            world_size * batch_size,
-            before * batch_size,
+            after,
+            "; ".join(what),
         )
-    return position.taken_over(world_size)
+    return position.taken_over(after)
 
 
 def _finite(value: NDArray[Any]) -> bool:
