@@ -323,7 +323,7 @@ def workers(module: str) -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            named = any(part.endswith(module) for part in process.cmdline()[:3])
+            named = any(part.endswith(module) for part in process.cmdline())
             if named and "HOROVOD_RANK" in process.environ():
                 found.append(process)
     return found

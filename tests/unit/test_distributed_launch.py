@@ -18,6 +18,7 @@ from sparton.distributed import Connection, devices, environment, external, inte
 from sparton.distributed.horovod_spark import Tail
 from sparton.distributed.launch import LaunchSettings, chosen, launch, needs_spark
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError, WorkerError, is_mendable
+from tests import launchers
 
 SCRIPT = Path(__file__).resolve().parents[2] / "conf" / "discover_gpus.sh"
 
@@ -260,6 +261,12 @@ def test_stalls_end_by_default_and_the_user_has_the_last_word() -> None:
     assert variables["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "90"
     assert variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] == "7"
     assert variables["NCCL_DEBUG"] == "INFO"
+
+
+def test_the_page_says_what_each_launcher_keeps() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
+    assert launchers.table() in page.read_text()
+    assert all(set(point.unless) < set(launchers.LAUNCHERS) for point in launchers.POINTS.values())
 
 
 def test_the_last_output_is_kept() -> None:
