@@ -47,14 +47,24 @@ def batch(step: int, rows: slice, dtype: str) -> Batch:
     return {name: padded(values) for name, values in columns.items()}
 
 
-def network(dtype: str = "float32") -> UCluster:
+ALL_NEIGHBOURS = SLOTS - 1
+"""With so many each particle has all others for neighbours, and no rounding decides which."""
+
+
+def network(dtype: str = "float32", neighbours: int = SMALL.neighbours) -> UCluster:
     """Return the network that is trained."""
-    model = UCluster(SMALL, inputs(), 7, dtype=dtype)
+    model = UCluster(SMALL.model_copy(update={"neighbours": neighbours}), inputs(), 7, dtype=dtype)
     model.build()
     return model
 
 
-def trained(connection: Connection, dtype: str, steps: int, starts: States | None = None) -> States:
+def trained(
+    connection: Connection,
+    dtype: str,
+    steps: int,
+    starts: States | None = None,
+    neighbours: int = SMALL.neighbours,
+) -> States:
     """Return the variables before the first step and after each.
 
     Parameters
@@ -67,10 +77,12 @@ def trained(connection: Connection, dtype: str, steps: int, starts: States | Non
         Their number.
     starts
         Where given, each step starts from the variables of this list instead of where the one before ended.
+    neighbours
+        Of each particle.
     """
     keras.config.set_floatx(dtype)
     try:
-        model = network(dtype)
+        model = network(dtype, neighbours)
         model.centroids.assign([[-1.0, 0.0], [0.5, 1.0], [1.0, -1.0]])
         step = TrainStep(connection, model, SETTINGS)
         states = [[np.array(variable) for variable in step.variables]]
@@ -102,16 +114,17 @@ def nested(arrays: dict[str, np.ndarray]) -> States:
 
 
 def main() -> None:
-    """Write what rank 0 finds: 50 steps in float64, and single steps in float32 from given variables."""
+    """Write what rank 0 finds: 50 steps in float64 and in float32, and single ones in float32 from given variables."""
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
     connection = connect(direct_sum_bytes=int(sys.argv[3]))
     with np.load(folder / "float32.npz") as archive:
         starts = nested(dict(archive))
     whole = trained(connection, "float64", steps)
     single = trained(connection, "float32", len(starts) - 1, starts)
+    course = trained(connection, "float32", steps, neighbours=ALL_NEIGHBOURS)
     if connection.world.is_root:
-        np.savez(folder / f"whole-{connection.world.size}.npz", **flat(whole))
-        np.savez(folder / f"single-{connection.world.size}.npz", **flat(single))
+        for name, states in (("whole", whole), ("single", single), ("course", course)):
+            np.savez(folder / f"{name}-{connection.world.size}.npz", **flat(states))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class LargeBatchTrainer(StudyTrainer):
         """Return what the workers' schedule is in this step."""
         epoch, steps = self.progress.position.epoch, self._epoch_steps
         position = steps - plan.steps + step
-        return schedule_at(self.item.worker_settings, self.item.workers, epoch, position, steps, self.step.skipped)
+        return schedule_at(self.item.worker_settings, self.item.workers, epoch, position, steps, self.skipped)
 
 
 def runs(recipe: PipelineSettings, target: str, jets: int, epochs: tuple[int, int], seed: int) -> list[LargeBatchRun]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparton import __version__
@@ -78,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
     _set_up_logging(options.verbose)
+    from sparton.distributed import interrupts  # after --help, which needs no NumPy
+
     runner: Runner = options.runner
     terminated = threading.Event()
     try:
-        with _sigterm_as_ctrl_c(terminated):
+        with interrupts.sigterm_as_ctrl_c(terminated):
             runner(options)
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
@@ -99,28 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sparton {options.command}: interrupted. {_way_on(options)}", file=sys.stderr)
         return TERMINATED if terminated.is_set() else INTERRUPTED
     return 0
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c(came: threading.Event) -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does within the block, so that nothing half-written stays; ``came`` is set by it."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        came.set()
-        # The handler of Ctrl-C decides: PySpark's cancels the jobs, that of --watch lets a batch end.
-        interrupt = signal.getsignal(signal.SIGINT)
-        if not callable(interrupt):
-            raise KeyboardInterrupt
-        interrupt(number, frame)
-
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _way_on(options: argparse.Namespace) -> str:

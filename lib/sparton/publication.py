@@ -65,7 +65,7 @@ def extend(output: str) -> Iterator[str]:
 
 
 def recover(output: str) -> None:
-    """Finish the publication of ``output`` that a process which died had begun.
+    """Finish the publication of ``output`` that a process which died had begun, and remove what else it has left.
 
     Raises
     ------
@@ -75,6 +75,9 @@ def recover(output: str) -> None:
     if storage.exists(_journal(output)):
         with _lock(output):
             _finish(output)
+    if _staging_folders(output) or storage.exists(_lock_file(output)):
+        with contextlib.suppress(DataError), _lock(output):  # else a run is at work, whose they are
+            _sweep(output)
 
 
 def release(output: str) -> None:
@@ -122,18 +125,30 @@ def _staging(output: str) -> Iterator[tuple[str, Callable[[], None]]]:
     with _lock(output) as check:
         if storage.exists(_journal(output)):
             _finish(output)
-        # No leading dot: Spark would take what it reads back there for hidden files.
-        mark = f"{storage.name(output)}.staging-"
-        for left in storage.list_folders(storage.parent(output)):
-            if left.startswith(mark):  # by a process that was killed
-                storage.remove(storage.join(storage.parent(output), left))
-        staging = storage.join(storage.parent(output), f"{mark}{uuid.uuid4().hex}")
+        _sweep(output)
+        staging = storage.join(storage.parent(output), f"{_mark(output)}{uuid.uuid4().hex}")
         storage.make_dirs(staging)
         try:
             yield staging, check
         finally:
             if not storage.exists(_journal(output)):  # else it holds what is being published
                 storage.remove(staging)
+
+
+def _mark(output: str) -> str:
+    # No leading dot: Spark would take what it reads back there for hidden files.
+    return f"{storage.name(output)}.staging-"
+
+
+def _staging_folders(output: str) -> list[str]:
+    parent, mark = storage.parent(output), _mark(output)
+    return [storage.join(parent, name) for name in storage.list_folders(parent) if name.startswith(mark)]
+
+
+def _sweep(output: str) -> None:
+    """Remove the staging folders of processes that were killed; the lock is held, and no journal names one."""
+    for left in _staging_folders(output):
+        storage.remove(left)
 
 
 def _put_into_place(staging: str, output: str) -> None:

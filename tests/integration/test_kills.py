@@ -1,4 +1,4 @@
-"""Kill -9 of a worker, an executor and the driver, each in the middle of an epoch: the weights are those of no kill."""
+"""Kill -9 of a worker, an executor and the driver, within an epoch and around it: the weights are those of no kill."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from sparton.pipeline.settings import PipelineSettings
 from sparton.ucluster import bundle
 from sparton.ucluster.train import train
 from tests.clouds import SMALL
+from tests.kill_program import MOMENTS
 from tests.synthetic import jets_table
 
 if TYPE_CHECKING:
@@ -135,6 +136,83 @@ def test_kills_change_no_weight(spark: SparkSession, training_set: str, tmp_path
     workers = LaunchSettings(workers=WORKERS, start_timeout_s=240)
     folders = (str(tmp_path / "whole-checkpoints"), str(tmp_path / "whole"))
     launch(train, (training_set, *folders, settings.model, settings.train), spark, workers)
-    killed, whole = (bundle.load(str(tmp_path / name)).model.variables for name in ("model", "whole"))
-    for one, other in zip(killed, whole, strict=True):
-        np.testing.assert_array_equal(np.array(one), np.array(other), err_msg=one.path)
+    assert_equal_bits(tmp_path / "model", tmp_path / "whole")
+
+
+def assert_equal_bits(one: Path, other: Path) -> None:
+    first, second = (bundle.load(str(folder)).model.variables for folder in (one, other))
+    for variable, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(np.array(variable), np.array(expected), err_msg=variable.path)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = [*SETTINGS, "train.pretrain_epochs=1", "train.joint_epochs=1", "train.checkpoint_seconds=3600"]
+
+
+def killed(
+    way: str, victim: str, rank: int | None, training_set: str, folder: Path, moments: tuple[str, ...], *more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run tests/kill_program.py in a workspace; an outcome that has a status is no kill of the program."""
+    (folder / "notes").mkdir(parents=True, exist_ok=True)
+    words = [way, victim, "" if rank is None else str(rank), str(folder / "notes"), training_set, ",".join(moments)]
+    assigned = [f"workspace={folder}", "launch.threads_per_worker=1", *SHORT, *more]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "kill_program.py"), *words, *assigned],
+        env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_kills_around_the_epochs_change_no_weight(training_set: str, tmp_path: Path) -> None:
+    """One process, killed at start-up, in evaluation, while a checkpoint is written, after the last step, and before
+    the bundle is published, each time in a new run."""
+    ended = killed("process", "worker", None, training_set, tmp_path / "killed", MOMENTS)
+    died = ["ended -9"] * len(MOMENTS)
+    assert [line for line in ended.stdout.splitlines() if line.startswith("ended")] == [*died, "ended 0"], ended.stderr
+    assert sorted(path.name for path in (tmp_path / "killed" / "notes").iterdir()) == sorted(MOMENTS)
+    left = {path.name for path in (tmp_path / "killed").iterdir()} - {"notes", "runs", "model", "checkpoints"}
+    assert not left
+    assert not list((tmp_path / "killed" / "checkpoints").iterdir())
+    assert killed("process", "worker", None, training_set, tmp_path / "whole", ()).returncode == 0
+    assert_equal_bits(tmp_path / "killed" / "model", tmp_path / "whole" / "model")
+
+
+@pytest.fixture(scope="module")
+def whole_by_two(training_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers train that nobody kills."""
+    folder = tmp_path_factory.mktemp("two")
+    ended = killed("spark", "worker", None, training_set, folder, (), *ON_SPARK)
+    assert ended.returncode == 0, ended.stderr[-5000:]
+    return folder / "model"
+
+
+ON_SPARK = ("spark.master=local[2]", "launch.workers=2", "launch.start_timeout_s=240")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("rank", "moments"),
+    [(1, ("start-up", "evaluation", "last step")), (0, ("evaluation", "checkpoint", "last step"))],
+)
+def test_kills_of_a_worker_around_the_epochs(
+    training_set: str, whole_by_two: Path, tmp_path: Path, rank: int, moments: tuple[str, ...]
+) -> None:
+    """The launch starts again by itself."""
+    ended = killed("spark", "worker", rank, training_set, tmp_path, moments, *ON_SPARK, "launch.retries=3")
+    assert ended.returncode == 0, ended.stderr[-5000:]
+    assert sorted(path.name for path in (tmp_path / "notes").iterdir()) == sorted(moments)
+    assert_equal_bits(tmp_path / "model", whole_by_two)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_of_the_driver_around_the_epochs(training_set: str, whole_by_two: Path, tmp_path: Path) -> None:
+    """Workers end with it, wherever they are; the same call goes on."""
+    for count in range(1, len(MOMENTS) + 1):
+        ended = killed("spark", "driver", 0, training_set, tmp_path, MOMENTS, *ON_SPARK)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr[-5000:]
+        assert len(list((tmp_path / "notes").iterdir())) == count
+        assert not (tmp_path / "model").exists()
+    assert killed("spark", "driver", 0, training_set, tmp_path, MOMENTS, *ON_SPARK).returncode == 0
+    assert_equal_bits(tmp_path / "model", whole_by_two)

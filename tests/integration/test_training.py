@@ -11,6 +11,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from sparton.ucluster.progress import Progress
 from sparton.ucluster.selection import Selection
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import check_selection
+from sparton.ucluster.step import TrainStep
 from sparton.ucluster.train import Trainer, TrainingSummary, train
 from tests.clouds import SMALL
 from tests.synthetic import jets_table
@@ -148,6 +150,36 @@ def test_the_report_of_time_adds_up(uninterrupted: Path) -> None:
     assert metrics["worker_s"] == metrics["efficiency_corrected_worker_s"] == metrics["mean_training_s"] > steps
 
 
+def test_speed_leaves_out_the_step_that_is_traced(
+    training_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step of each process, by a clock that jumps in it; a single step has no speed then."""
+    hours, step, clock = [0.0], TrainStep.__call__, time.perf_counter
+
+    def first(self: TrainStep, *arguments: Any) -> Any:
+        if not hasattr(self, "called"):
+            hours[0] += 3600
+        self.called = True  # type: ignore[attr-defined]
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TrainStep, "__call__", first)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + hours[0])
+    training = TRAINING.model_copy(update={"pretrain_epochs": 2, "joint_epochs": 0, "checkpoint_seconds": 0.0})
+    with killed_after(3):
+        run(training_set, tmp_path, training)
+    summary = run(training_set, tmp_path, training)
+    rows = list(csv.DictReader(io.StringIO(curve_text(tmp_path))))
+    assert all(float(row["seconds"]) < 3600 for row in rows)
+    jets = [float(row["jets_per_second"]) * float(row["seconds"]) for row in rows]
+    total = read_manifest(training_set).rows(TRAIN)
+    assert jets == pytest.approx([total - 2 * TRAINING.batch_size, total], rel=0.01)
+    assert summary.jets_per_second == pytest.approx(sum(jets) / sum(float(row["seconds"]) for row in rows), rel=0.01)
+    assert summary.times.mean.other > 3600 > summary.times.mean.in_steps
+
+    whole = training.model_copy(update={"batch_size": total, "pretrain_epochs": 1})
+    assert run(training_set, tmp_path / "whole", whole).jets_per_second is None
+
+
 def test_without_joint_epochs_the_clusters_are_those_of_the_pretrained_embedding(
     training_set: str, tmp_path: Path
 ) -> None:
@@ -243,7 +275,10 @@ def test_another_number_of_workers_goes_on_with_the_rows_that_are_left(
     with caplog.at_level(logging.INFO):
         first, second = simulate(2, lambda connection: run(training_set, tmp_path, training, connection))
     assert "the checkpoint is of a world of 1, this one has 2 workers" in caplog.text
-    assert "a step takes 128 rows instead of 64" in caplog.text
+    assert "a step takes 128 rows instead of 64; an epoch has 4 steps instead of 8; rows come in another order" in (
+        caplog.text
+    )
+    assert "learning rates are not scaled with it (train.linear_scaling is off); the warm-up of 50" in caplog.text
     assert rows > 7 * 64
     rest = -(-(rows - 3 * 64) // 128)
     assert first.steps == second.steps == STEPS + 3 + rest + 2 * -(-rows // 128)

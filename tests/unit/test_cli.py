@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from sparton import storage
 from sparton.cli import STAGES, main
 from sparton.pipeline.session import SparkSettings
+from sparton.pipeline.settings import PipelineSettings
+from sparton.pipeline.stage import StageCall, run_stage
 
 
 def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -155,6 +158,46 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert ended.returncode == 143, ended.stderr
     assert ended.stderr.startswith("sparton prepare: interrupted. What was published before stays")
     assert list(tmp_path.iterdir()) == []
+
+
+CALLED = """
+import os, signal, sys
+from pathlib import Path
+from sparton.config import Config
+from sparton.pipeline.settings import PipelineSettings
+from sparton.pipeline.stage import StageCall, run_stage
+
+def body(staging):
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    return {}
+
+folder = sys.argv[1]
+call = StageCall("prepare", {}, {}, folder + "/out", PipelineSettings(workspace=folder), force=True)
+run_stage(call, body if sys.argv[2:] else lambda staging: {})
+"""
+
+
+def call_stage(folder: Path, *number: str) -> int:
+    """Call a stage from Python, where nobody has a handler; a signal comes while it writes."""
+    ended = subprocess.run([sys.executable, "-c", CALLED, str(folder), *number], check=False)
+    shutil.rmtree(folder / "runs")
+    return ended.returncode
+
+
+def test_sigterm_leaves_nothing_half_written_in_a_program_either(tmp_path: Path) -> None:
+    assert call_stage(tmp_path, "SIGTERM") == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_stage_left_is_removed_by_one_that_has_nothing_to_do(tmp_path: Path) -> None:
+    assert call_stage(tmp_path) == 0
+    assert call_stage(tmp_path, "SIGKILL") == -signal.SIGKILL
+    names = [path.name for path in tmp_path.iterdir()]
+    assert any(name.startswith("out.staging-") for name in names)
+    assert ".out.lock" in names
+    call = StageCall("prepare", {}, {}, str(tmp_path / "out"), PipelineSettings(workspace=str(tmp_path)))
+    assert run_stage(call, lambda staging: {}).skipped
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_sigterm_leaves_it_to_the_handler_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:

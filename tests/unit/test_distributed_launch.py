@@ -14,11 +14,11 @@ import pytest
 import tensorflow as tf
 
 from sparton.config import validate
-from sparton.distributed import Connection, devices, external, interrupts
-from sparton.distributed.driver import worker_environment
+from sparton.distributed import Connection, devices, environment, external, interrupts
 from sparton.distributed.horovod_spark import Tail
 from sparton.distributed.launch import LaunchSettings, chosen, launch, needs_spark
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError, WorkerError, is_mendable
+from tests import launchers
 
 SCRIPT = Path(__file__).resolve().parents[2] / "conf" / "discover_gpus.sh"
 
@@ -255,12 +255,18 @@ def test_impossible_settings_are_refused(values: dict[str, object], problem: str
 
 
 def test_stalls_end_by_default_and_the_user_has_the_last_word() -> None:
-    assert worker_environment(LaunchSettings())["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "300"
+    assert environment.of_worker(LaunchSettings())["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "300"
     own = LaunchSettings(stall_shutdown_s=90, environment={"HOROVOD_GLOO_TIMEOUT_SECONDS": "7", "NCCL_DEBUG": "INFO"})
-    environment = worker_environment(own)
-    assert environment["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "90"
-    assert environment["HOROVOD_GLOO_TIMEOUT_SECONDS"] == "7"
-    assert environment["NCCL_DEBUG"] == "INFO"
+    variables = environment.of_worker(own)
+    assert variables["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "90"
+    assert variables["HOROVOD_GLOO_TIMEOUT_SECONDS"] == "7"
+    assert variables["NCCL_DEBUG"] == "INFO"
+
+
+def test_the_page_says_what_each_launcher_keeps() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
+    assert launchers.table() in page.read_text()
+    assert all(set(point.unless) < set(launchers.LAUNCHERS) for point in launchers.POINTS.values())
 
 
 def test_the_last_output_is_kept() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sparton.config import load_config
 from sparton.errors import ConfigError
 from sparton.pipeline import PipelineSettings
-from sparton.ucluster.schedule import schedule_at
+from sparton.ucluster.schedule import Skipped, changed_by_steps, changed_rates, schedule_at
 from sparton.ucluster.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,12 +76,50 @@ def test_default_schedules_fall_in_each_phase_and_rise_in_alpha() -> None:
     assert all(one.momentum <= other.momentum for one, other in pairwise(found))
 
 
-def test_moving_averages_do_not_count_skipped_steps() -> None:
-    """After three steps that changed nothing the first one that counts starts the averages, as step 0 would have."""
-    settings = TrainSettings()
-    fourth, first = (schedule_at(settings, 1, 0, step, 10, skipped) for step, skipped in ((3, 3), (0, 0)))
-    assert fourth.momentum == first.momentum == 0
-    assert fourth.learning_rate == schedule_at(settings, 1, 0, 3, 10).learning_rate
+@pytest.mark.parametrize("schedule", ["cosine", "halving"])
+def test_what_goes_by_steps_does_not_count_skipped_ones(schedule: str) -> None:
+    """Whatever was skipped in either phase, a step is what it would be as that number among those that count."""
+    settings = TrainSettings.model_validate(
+        {"pretrain_epochs": 3, "joint_epochs": 3, "warmup_steps": 5, "rate_schedule": schedule, "halving_samples": 900}
+    )
+    plain = [schedule_at(settings, 1, epoch, step, 10) for epoch in range(6) for step in range(10)]
+    assert len({found.learning_rate for found in plain}) > 6
+    for skipped in (1, 3):
+        found = schedule_at(settings, 1, 0, 3, 10, Skipped(skipped, skipped))
+        assert found == plain[3 - skipped]
+    assert schedule_at(settings, 1, 2, 4, 10, Skipped(7, 7)) == plain[24 - 7]
+    joint = schedule_at(settings, 1, 4, 5, 10, Skipped(9, 2))
+    assert joint.momentum == plain[45 - 9].momentum
+    assert joint.alpha == plain[45].alpha
+    assert joint.learning_rate == plain[45 - (2 if schedule == "cosine" else 9)].learning_rate
+    assert schedule_at(settings, 1, 0, 0, 10, Skipped(1, 1)) == plain[0]  # asked for after a skipped step
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"linear_scaling": True, "learning_rate": 1e-3, "joint_learning_rate": 5e-4, "warmup_steps": 10},
+            [
+                "the peak of train.learning_rate is 0.004 instead of 0.002",
+                "that of train.joint_learning_rate is 0.002 instead of 0.001",
+                "the warm-up of 10 steps takes 5,120 rows instead of 2,560",
+                "moving averages span as many steps, which have other numbers of rows",
+            ],
+        ),
+        (
+            {"rate_schedule": "halving", "momentum_schedule": "halving", "linear_scaling": True},
+            ["train.learning_rate is 0.008 instead of 0.004"],
+        ),
+        (
+            {"warmup_steps": 0, "momentum_schedule": "halving"},
+            ["learning rates are not scaled with it (train.linear_scaling is off)"],
+        ),
+    ],
+)
+def test_what_another_world_changes_is_named(values: dict[str, object], says: list[str]) -> None:
+    settings = TrainSettings.model_validate({"learning_rate": 2e-3, "batch_size": 128, **values})
+    assert [*changed_rates(settings, 2, 4), *changed_by_steps(settings, 2, 4)] == says
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle  # type: ignore[import-untyped]
 
 import sparton
-from sparton.distributed import slots
+from sparton.distributed import environment, slots
 from sparton.distributed.relay import Address, Failure, Relay
 from sparton.distributed.supervisor import Order
 from sparton.distributed.worker import Task
@@ -54,24 +54,12 @@ def order(
     return Order(
         task=cloudpickle.dumps(task),
         driver=driver,
-        environment=worker_environment(settings),
+        environment=environment.of_worker(settings),
         paths=import_paths(context),
         python=settings.python,
         all_ranks_log=settings.all_ranks_log,
         one_host=slots.is_local(context),
     )
-
-
-def worker_environment(settings: LaunchSettings) -> dict[str, str]:
-    """Return the variables that are added to those of an executor's Python process."""
-    return {
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(settings.stall_check_s),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.stall_shutdown_s),
-        # Gloo's own limit of 30 s is too short when one host imports TensorFlow much more slowly than another.
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.start_timeout_s),
-        **settings.environment,
-    }
 
 
 def import_paths(context: SparkContext) -> list[str]:

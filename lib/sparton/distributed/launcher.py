@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+MAX_REASON = 500  # characters of the one-line reason; the whole message is in the traceback
+
 
 class Launcher(ABC):
     """Runs a function on all ranks of a world.
@@ -29,3 +31,8 @@ class Launcher(ABC):
         TrainingError
             If it failed in another way, or the world cannot start.
         """
+
+
+def reason(error: BaseException) -> str:
+    """Return what one line says of an error that ended a rank."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]

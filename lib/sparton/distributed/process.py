@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparton.distributed import devices
-from sparton.distributed.launcher import Launcher
+from sparton.distributed.launcher import Launcher, reason
 from sparton.distributed.world import Connection
 from sparton.errors import SpartonError, TrainingError, WorkerError, is_mendable
 
@@ -29,4 +29,4 @@ class ProcessLauncher(Launcher):
             raise
         except Exception as error:
             kind = WorkerError if is_mendable(error) else TrainingError
-            raise kind(f"rank 0 of 1: {type(error).__name__}: {error}") from error
+            raise kind(f"rank 0 of 1: {reason(error)}") from error

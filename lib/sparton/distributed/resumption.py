@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,26 +110,45 @@ class Checkpoints:
         return f"the last good checkpoint is that of step {saved[-1]}" if saved else "there is no checkpoint yet"
 
 
-def take_over(position: Position, connection: Connection, batch_size: int, lanes: int | None) -> Position:
+def take_over(
+    position: Position,
+    connection: Connection,
+    batch_size: int,
+    lanes: int | None,
+    rows: int,
+    rates: Sequence[str],
+    counted: Sequence[str],
+) -> Position:
     """Return the position at which a world goes on; where it is of another size, rank 0 says what that changes.
+
+    Parameters
+    ----------
+    position
+        Where the training is.
+    connection
+        This rank's place in the world.
+    batch_size, lanes, rows
+        Rows of one worker in a step, the lanes, and rows of all in an epoch.
+    rates, counted
+        What else the number of workers changes: in any case, and where steps have other rows.
 
     Raises
     ------
     TrainingError
         If lanes are given, and neither the rows of one rank in a step nor those of all are those of before.
     """
-    before, world_size = position.at_work, connection.world.size
-    keeps = position.keeps_batches(world_size, batch_size, lanes)
+    before, after = position.at_work, connection.world.size
+    keeps = position.keeps_batches(after, batch_size, lanes)
     # What keeps the global batch: the world divides the lanes, which divide it.
-    same = before.batch_size if lanes is None else before.global_batch // world_size
+    same = before.batch_size if lanes is None else before.global_batch // after
     if not keeps and batch_size != before.batch_size:
         raise TrainingError(
             f"the checkpoint is of {before.world_size} workers with batch_size {before.batch_size}, this training of "
-            f"{world_size} with {batch_size}; to go on set batch_size to {same}, or start anew"
+            f"{after} with {batch_size}; to go on set batch_size to {same}, or start anew"
         )
-    if world_size != before.world_size and connection.world.is_root:
-        told = f"the checkpoint is of a world of {before.world_size}, this one has {world_size} workers"
-        if keeps:
+    if after != before.world_size and connection.world.is_root:
+        told = f"the checkpoint is of a world of {before.world_size}, this one has {after} workers"
+        if keeps and not rates:
             logger.info(
                 "%s: with the same %d lanes and %d rows in a step it goes on with the same batches, and ends with what "
                 "an uninterrupted run of either ends with, to rounding",
@@ -137,16 +156,26 @@ def take_over(position: Position, connection: Connection, batch_size: int, lanes
                 lanes,
                 before.global_batch,
             )
+        elif keeps:
+            logger.warning("%s: it goes on with the same batches, but %s", told, "; ".join(rates))
         else:
+            sizes = [before.global_batch, after * batch_size]
+            steps = [-(-rows // size) for size in sizes]
+            what = [
+                f"a step takes {sizes[1]} rows instead of {sizes[0]}",
+                f"an epoch has {steps[1]} steps instead of {steps[0]}",
+                "rows come in another order",
+                *rates,
+                *counted,
+            ]
             logger.warning(
-                "%s: it goes on with what they have left, but a step takes %d rows instead of %d, so the result is "
-                "not that of an uninterrupted run of either%s",
+                "%s: it goes on with the rows that they have left of the epoch, but the result is not that of an "
+                "uninterrupted run of either. What changes: %s%s",
                 told,
-                world_size * batch_size,
-                before.global_batch,
-                "" if lanes is None else f" (batch_size {same} would go on with the same batches)",
+                "; ".join(what),
+                "" if lanes is None else f". batch_size {same} would go on with the same batches",
             )
-    return position.taken_over(world_size, batch_size, lanes)
+    return position.taken_over(after, batch_size, lanes)
 
 
 def _finite(value: NDArray[Any]) -> bool:

@@ -16,13 +16,13 @@ import cloudpickle  # type: ignore[import-untyped]
 
 import sparton
 from sparton.distributed import devices, direct, wire
+from sparton.distributed.launcher import reason
 from sparton.distributed.link import DriverHandler, DriverLink
 from sparton.distributed.relay import EXIT_ABORTED, Address
 from sparton.distributed.world import Connection, connect
 from sparton.errors import is_mendable
 
 EXIT_GRACE_S = 10.0  # for Horovod's own shutdown after a failure
-MAX_REASON = 500  # characters of the one-line reason; the whole message is in the traceback
 # What is said when another rank is gone: by Horovod, by Gloo, by direct sums.
 ECHO_SIGNS = ("Horovod has been shut down", "Horovod initialization failed", "/gloo/", "gloo::", direct.GONE)
 
@@ -88,7 +88,7 @@ def report_to(driver: Address, rank: int) -> DriverLink:
     """Return this process's line to the driver; when all is over, the process says where it was and ends."""
 
     def stop() -> None:
-        link.send("log", logger=__name__, level=logging.WARNING, text=f"stopped here:\n{_main_stack()}")
+        link.send("log", logger=__name__, level=logging.WARNING, text=f"stopped here:\n{main_stack()}")
         os._exit(EXIT_ABORTED)
 
     link = DriverLink(driver, rank, stop)
@@ -101,17 +101,16 @@ def is_echo(error: BaseException) -> bool:
     return any(sign in text for sign in ECHO_SIGNS)
 
 
-def _main_stack() -> str:
+def main_stack() -> str:
     """Return where the main thread is, innermost call last."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     return wire.clip("".join(traceback.format_stack(frame)))
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
     trace = "".join(traceback.format_exception(error))
     final = not is_mendable(error)
-    return {"reason": reason[:MAX_REASON], "traceback": wire.clip(trace), "echo": is_echo(error), "final": final}
+    return {"reason": reason(error), "traceback": wire.clip(trace), "echo": is_echo(error), "final": final}
 
 
 def _configure_logging(link: DriverLink, task: Task, rank: int) -> None:
@@ -128,7 +127,7 @@ def _guard_against_stalls(connection: Connection, task: Task, link: DriverLink) 
         return
 
     def stop(seconds: float) -> None:
-        link.end("stalled", seconds=seconds, traceback=_main_stack())
+        link.end("stalled", seconds=seconds, traceback=main_stack())
         os._exit(1)
 
     from sparton.distributed.stall import Guard

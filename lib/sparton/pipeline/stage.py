@@ -20,6 +20,7 @@ from sparton.config import Config, fingerprint
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import read_set
 from sparton.data.quarantine import FOLDER as QUARANTINE
+from sparton.distributed import interrupts
 from sparton.distributed.world import described
 from sparton.errors import DataError, UsageError
 from sparton.pipeline.record import (
@@ -150,7 +151,11 @@ def run_stage(call: StageCall, body: Callable[[str], dict[str, Any]]) -> StageRe
         logger.info("%s: up to date, reusing %s", call.stage, call.output)
         return StageResult(call.stage, call.output, previous.summary, True, time.perf_counter() - started)
     published = publication.extend if call.extend else publication.publish
-    with run_folder_of(call.stage, call.configuration) as run_folder, published(call.output) as staging:
+    with (
+        interrupts.terminating(),
+        run_folder_of(call.stage, call.configuration) as run_folder,
+        published(call.output) as staging,
+    ):
         logger.info("%s: started, output %s", call.stage, call.output)
         with _kept_quarantine(call, staging, run_folder), executor_errors(call.stage):
             summary = body(staging)

@@ -91,7 +91,7 @@ def train(
             **({} if summary.skipped is None else {"skipped steps": summary.skipped}),
             "epochs": summary.epochs,
             **({} if summary.kept == summary.epochs else {"epoch kept": summary.kept}),
-            "jets/s": summary.jets_per_second,
+            **({} if summary.jets_per_second is None else {"jets/s": summary.jets_per_second}),
             **time_figures(summary.times),
         }
 

@@ -29,6 +29,10 @@ from sparton.sgd.feed import Feed
 from sparton.sgd.method import Figures, Method, StateT, StatisticsT, add_up, added
 from sparton.sgd.stopping import Averages, Rule
 
+COUNTED_IN_STEPS = (
+    "what is set in steps (cluster.decay, cluster.step_delay, cluster.patience) counts steps of that size"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -229,7 +233,10 @@ class Trainer(Generic[StateT, StatisticsT]):
             return None
         arrays, notes = found
         progress = Progress.of(notes["progress"])
-        progress.position = take_over(progress.position, self.connection, self.feed.batch_size, self.feed.lanes)
+        feed = self.feed
+        progress.position = take_over(
+            progress.position, self.connection, feed.batch_size, feed.lanes, feed.total, [], [COUNTED_IN_STEPS]
+        )
         self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times)
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)

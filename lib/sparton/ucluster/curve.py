@@ -12,6 +12,7 @@ from typing import Any
 class CurveRow:
     """One epoch; losses are means over jets, empty in the CSV where there was nothing to compute them on.
 
+    ``jets_per_second`` and ``seconds`` leave out the first step of each process, which is traced, and checkpoints.
     ``skipped`` counts the epoch's steps whose gradients overflowed, ``loss_scale`` is the factor after them; both are
     None where no gradient is float16.
     """
@@ -28,7 +29,7 @@ class CurveRow:
     smallest_cluster: float | None
     distance_ratio: float | None
     changed: float | None
-    jets_per_second: float
+    jets_per_second: float | None
     seconds: float
     loss_scale: float | None
     skipped: int | None

@@ -22,7 +22,7 @@ def epoch_row(
     loss_scale: float | None,
 ) -> CurveRow:
     """Return the epoch's row, all its steps being made; before the centroids exist there is no word of clusters."""
-    means = progress.means()
+    means, speed = progress.means(), progress.speed()
 
     def seen(name: str) -> float | None:
         value = None if observed is None else getattr(observed, name)
@@ -41,7 +41,7 @@ def epoch_row(
         smallest_cluster=seen("smallest_cluster") if joint else None,
         distance_ratio=seen("distance_ratio") if joint else None,
         changed=seen("changed") if joint else None,
-        jets_per_second=round(progress.jets / progress.seconds, 1),
+        jets_per_second=None if speed is None else round(speed, 1),
         seconds=round(progress.seconds, 3),
         loss_scale=loss_scale,
         skipped=None if loss_scale is None else int(means.skipped),
@@ -58,5 +58,6 @@ def epoch_line(row: CurveRow, epochs: int) -> str:
         ("smallest cluster", row.smallest_cluster),
     )
     figures = ", ".join(f"{name} {value:.4f}" for name, value in parts if value is not None)
+    speed = "" if row.jets_per_second is None else f", {row.jets_per_second:.0f} jets/s"
     scaling = f", {row.skipped} steps skipped, loss scale {row.loss_scale:g}" if row.skipped else ""
-    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}, {row.jets_per_second:.0f} jets/s{scaling}"
+    return f"epoch {row.epoch}/{epochs} {row.phase}: {figures}{speed}{scaling}"

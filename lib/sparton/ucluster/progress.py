@@ -24,8 +24,8 @@ class Progress:
         Of the losses total, focal, clustering and balance over the jets of this epoch so far.
     jets, skipped
         Their number, and that of the steps that changed nothing.
-    seconds
-        Time of the epoch's steps so far.
+    timed_jets, seconds
+        Jets of the epoch's steps so far that were not the first one of a process, which is traced, and their time.
     times
         What this rank has spent in all.
     """
@@ -35,6 +35,7 @@ class Progress:
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     jets: float = 0.0
     skipped: float = 0.0
+    timed_jets: float = 0.0
     seconds: float = 0.0
     times: Times = field(default_factory=Times)
 
@@ -56,6 +57,15 @@ class Progress:
         self.steps += 1
         self.position = self.position.advanced()
 
+    def time(self, jets: float, seconds: float) -> None:
+        """Count the time of a step over so many jets."""
+        self.timed_jets += jets
+        self.seconds += seconds
+
+    def speed(self) -> float | None:
+        """Return the epoch's jets per second so far; None where no step has been timed."""
+        return self.timed_jets / self.seconds if self.seconds else None
+
     def means(self) -> Losses:
         """Return the mean losses over the jets of this epoch so far, their number and that of skipped steps."""
         total, focal, clustering, balance = (value / self.jets for value in self.sums)
@@ -64,4 +74,5 @@ class Progress:
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
         self.position = self.position.next_epoch()
-        self.sums, self.jets, self.skipped, self.seconds = [0.0] * 4, 0.0, 0.0, 0.0
+        self.sums, self.jets, self.skipped = [0.0] * 4, 0.0, 0.0
+        self.timed_jets, self.seconds = 0.0, 0.0

@@ -29,11 +29,11 @@ from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import classifier_centroids, first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
-from sparton.ucluster.epochs import epoch_line, epoch_row
+from sparton.ucluster.epochs import PRETRAIN, epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.networks import Network
 from sparton.ucluster.progress import Progress
-from sparton.ucluster.schedule import schedule_at
+from sparton.ucluster.schedule import Skipped, changed_by_steps, changed_rates, schedule_at
 from sparton.ucluster.selection import Selection
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import first_network, identity
@@ -59,7 +59,7 @@ class TrainingSummary:
     kept
         The epoch, counted from 1, whose network the bundle holds.
     jets_per_second
-        Mean speed over all ranks.
+        Of all ranks together, in steps; None where no step but traced ones was made.
     exchange_bytes
         Bytes of gradients that each rank passed to the exchange in a step.
     skipped
@@ -73,7 +73,7 @@ class TrainingSummary:
     steps: int
     epochs: int
     kept: int
-    jets_per_second: float
+    jets_per_second: float | None
     exchange_bytes: int
     skipped: int | None
     times: WorkerTimes
@@ -191,7 +191,14 @@ class Trainer:
     def schedule(self, plan: EpochPlan, step: int) -> Schedule:
         """Return the schedule of a step of a plan: that of the step as far from the epoch's end as it is."""
         size, epoch, steps = self.connection.world.size, self.progress.position.epoch, self._epoch_steps
-        return schedule_at(self.settings, size, epoch, steps - plan.steps + step, steps, self.step.skipped)
+        return schedule_at(self.settings, size, epoch, steps - plan.steps + step, steps, self.skipped)
+
+    @property
+    def skipped(self) -> Skipped:
+        """Steps so far that changed nothing."""
+        whole, joint = self.step.skipped, self.progress.position.epoch >= self.settings.pretrain_epochs
+        earlier = sum(row.skipped or 0 for row in self.rows if row.phase == PRETRAIN) if joint else 0
+        return Skipped(whole, whole - earlier)
 
     def _epoch(self) -> None:
         progress = self.progress
@@ -221,20 +228,22 @@ class Trainer:
         """Run the steps of an epoch that are left."""
         progress, watch = self.progress, self.watch
         watch.lap("other")
-        before, started = progress.seconds, time.perf_counter()
+        since = time.perf_counter()
         with data_errors():
             for batch in watch.reading(self.batches(plan)):
                 losses = self.step(batch, self.schedule(plan, progress.position.step))
                 values = [float(value) for value in losses]
                 self._check_finite(values[:4])
                 progress.add(values)
-                progress.seconds = before + time.perf_counter() - started
                 # The first step of a process is traced, which is no training.
+                if self._traced:
+                    progress.time(float(losses.jets), time.perf_counter() - since)
                 watch.lap("compute" if self._traced else "other")
                 self._traced = True
                 if self.checkpoints.due and progress.position.step < plan.steps:
                     self._save()
                     watch.lap("other")
+                since = time.perf_counter()
 
     def _check_finite(self, values: list[float]) -> None:
         bad = [name for name, value in zip(Losses._fields, values, strict=False) if not math.isfinite(value)]
@@ -300,7 +309,16 @@ class Trainer:
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         progress = Progress.of(notes["progress"])
         settings = self.settings
-        progress.position = take_over(progress.position, self.connection, settings.batch_size, settings.lanes)
+        worlds = progress.position.at_work.world_size, self.connection.world.size
+        progress.position = take_over(
+            progress.position,
+            self.connection,
+            settings.batch_size,
+            settings.lanes,
+            self.manifest.rows(TRAIN),
+            changed_rates(settings, *worlds),
+            changed_by_steps(settings, *worlds),
+        )
         self.progress = progress
         self.watch = Stopwatch(self.connection.collectives, progress.times)
         position = progress.position
@@ -356,14 +374,14 @@ class Trainer:
             raise TrainingError(f"{self.set_folder}: the train split is empty; prepare a larger set")
 
     def _summary(self, times: WorkerTimes) -> TrainingSummary:
-        jets = sum(row.jets_per_second * row.seconds for row in self.rows)
+        jets = sum((row.jets_per_second or 0.0) * row.seconds for row in self.rows)
         seconds = sum(row.seconds for row in self.rows)
         last = self.rows[-1]
         return TrainingSummary(
             steps=last.step,
             epochs=self.settings.epochs,
             kept=self._kept(),
-            jets_per_second=round(jets / seconds, 1),
+            jets_per_second=round(jets / seconds, 1) if seconds else None,
             exchange_bytes=self.step.exchange_bytes,
             skipped=None if self.step.loss_scale is None else self.step.skipped,
             times=times,
