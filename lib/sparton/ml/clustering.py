@@ -35,8 +35,9 @@ from sparton.errors import ConfigError, DataError
 from sparton.ml.bundle_files import BUNDLE_FOLDER, BundleReader, BundleWriter, read_files
 from sparton.ml.table_input import FEATURES, ID, WEIGHT, checked_length, features_column, weight_column
 from sparton.sgd import bundle
+from sparton.sgd.backend import of_task
 from sparton.sgd.clusters import Clusters, PossibilisticClusters
-from sparton.sgd.settings import ClusterSettings, KMeansSettings, PossibilisticSettings
+from sparton.sgd.settings import ClusterSettings, Device, KMeansSettings, PossibilisticSettings
 
 if TYPE_CHECKING:
     from pyspark.ml.linalg import Vector
@@ -57,6 +58,7 @@ SHARED_SETTINGS = {
     "patience": "patience",
     "tol": "tolerance",
     "precision": "precision",
+    "device": "device",
     "seed": "seed",
 }
 """Which setting of :class:`sparton.sgd.settings.DescentSettings` each parameter is."""
@@ -130,6 +132,12 @@ class ClusterParams(
         Params._dummy(),
         "precision",
         "type in which points are multiplied with centroids, float32 or float64",
+        TypeConverters.toString,
+    )
+    device: Param[str] = Param(
+        Params._dummy(),
+        "device",
+        "what computes: cpu, gpu or auto; of transform auto is a GPU that Spark has assigned to the task, else the CPU",
         TypeConverters.toString,
     )
     numWorkers: Param[int] = Param(  # noqa: N815
@@ -332,7 +340,9 @@ class TableClusters(Model, ClusterParams, MLWritable):
         if description.kind != cls.KIND:
             raise DataError(f"{folder}: a bundle of kind {description.kind!r}, {cls.__name__} reads {cls.KIND!r}")
         model = cls(read_files(folder, bundle.FILES))
-        chosen = {name: description.training[setting] for name, setting in cls.SETTINGS.items()}
+        # What the training computed on is no matter of the machine that reads.
+        taken = {name: setting for name, setting in cls.SETTINGS.items() if name != "device"}
+        chosen = {name: description.training[setting] for name, setting in taken.items()}
         known = {name: value for name, value in chosen.items() if value is not None}
         names = description.inputs.feature_names
         if not all(name.endswith(f"[{index}]") for index, name in enumerate(names)):
@@ -379,10 +389,11 @@ class TableClusters(Model, ClusterParams, MLWritable):
         shared = dataset.sparkSession.sparkContext.broadcast(self.clusters)
         named = ", ".join(inputs) or features
         outputs = {self.OUTPUTS[parameter]: name for parameter, name in self._output_columns().items()}
+        device = self.getOrDefault("device")
         computed = StructType([StructField(field, COMPUTED[field]) for field in outputs])
 
         def assign(values: pd.Series) -> pd.DataFrame:
-            return assigned(values, shared.value, named, list(outputs))
+            return assigned(values, shared.value, named, list(outputs), device)
 
         found = pandas_udf(assign, computed)(column)  # type: ignore[call-overload]
         return dataset.select("*", *(found[field].alias(name) for field, name in outputs.items()))
@@ -397,7 +408,9 @@ class TableClusters(Model, ClusterParams, MLWritable):
         return BundleReader(cls)
 
 
-def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str]) -> pd.DataFrame:
+def assigned(
+    values: pd.Series, clusters: Clusters, named: str, wanted: list[str], device: Device = "auto"
+) -> pd.DataFrame:
     """Return what is wanted of rows, as columns.
 
     Parameters
@@ -410,6 +423,8 @@ def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str
         The columns that they come from, for messages.
     wanted
         Names out of :data:`COMPUTED`; those of typicalities with possibilistic clusters only.
+    device
+        See :func:`sparton.sgd.backend.of_task`.
 
     Raises
     ------
@@ -427,9 +442,10 @@ def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str
     rows = np.concatenate(values.to_numpy()).reshape(-1, width) if len(values) else np.zeros((0, width), np.float32)
     rows = np.asarray(rows, np.float32)
     with own_threads():
-        cluster, distance = clusters.assign(rows, threads=1)
+        backend = of_task(device)
+        cluster, distance = clusters.assign(rows, backend)
         found: dict[str, Any] = {"cluster": cluster, "distance": distance}
-        every = clusters.distances(rows) if {"distances", "typicalities"} & set(wanted) else None
+        every = clusters.distances(rows, backend) if {"distances", "typicalities"} & set(wanted) else None
     if every is not None:
         found["distances"] = list(every)
     if isinstance(clusters, PossibilisticClusters):

@@ -89,6 +89,7 @@ class SGDKMeans(TableClusterer["SGDKMeansModel"], _KMeansParams, DefaultParamsRe
         patience: int = 0,
         tol: float = 0.0,
         precision: str = "float32",
+        device: str = "auto",
         seed: int = 1,
         numWorkers: int = 1,
         workFolder: str | None = None,

@@ -140,6 +140,7 @@ class PossibilisticCMeans(
         patience: int = 0,
         tol: float = 0.0,
         precision: str = "float32",
+        device: str = "auto",
         seed: int = 1,
         numWorkers: int = 1,
         workFolder: str | None = None,

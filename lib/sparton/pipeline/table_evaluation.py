@@ -250,7 +250,7 @@ def _elbow(rows: NDArray[np.float32], description: Description, settings: Evalua
     from sparton.sgd.train import fit
 
     names = KMeansSettings.model_fields if description.kind == "kmeans" else ROWS_TAKEN
-    chosen = {name: value for name, value in description.training.items() if name in names}
+    chosen = {name: value for name, value in description.training.items() if name in names and name != "device"}
     training = validate(KMeansSettings, chosen, "model.json")
     points = []
     distinct = len(np.unique(rows, axis=0))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.errors import ConfigError, TrainingError
+from sparton.sgd.backend import Processor
 from sparton.sgd.batch import Batch
 from sparton.sgd.bundle import Description, PossibilisticDescription, TableInputs
 from sparton.sgd.compute import own_threads
@@ -29,6 +30,9 @@ Array = NDArray[Any]
 
 ENDLESS = 1 << 62
 """Steps of a training that has no end, so that it never comes to its last ones."""
+
+ONE_CORE = Processor(threads=1)
+"""Of a task of Spark. Sums on a GPU would not be the same bits when Spark repeats a micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,10 @@ class Online:
     stream: StreamSettings
 
     def __post_init__(self) -> None:
+        if self.cluster.device == "gpu":
+            raise ConfigError(
+                "cluster.device is gpu: rows of a stream are summed on the executors' cores; set cluster.device: auto"
+            )
         if self.stream.half_life is not None and self.cluster.decay != 1:
             raise ConfigError(
                 f"stream.half_life is {self.stream.half_life:g} and cluster.decay {self.cluster.decay:g}: both say "
@@ -166,8 +174,8 @@ class Online:
         forgetting = {} if decay is None else {"decay": decay}
         if isinstance(self.cluster, KMeansSettings):
             each_step = ROWS_BETWEEN_RESEEDINGS * self.cluster.n_clusters
-            return KMeans(self.cluster.model_copy(update=forgetting), coordinates, ENDLESS, each_step, threads=1)
-        return PossibilisticCMeans(self.cluster.model_copy(update=forgetting), coordinates, epoch_steps=1, threads=1)
+            return KMeans(self.cluster.model_copy(update=forgetting), coordinates, ENDLESS, each_step, ONE_CORE)
+        return PossibilisticCMeans(self.cluster.model_copy(update=forgetting), coordinates, 1, ONE_CORE)
 
     def step(self, model: Model, statistics: Any, rows: int) -> tuple[Model, Step]:
         """Return the clusters after a batch of ``rows`` rows, from the sums over them with ``model``'s centroids.

@@ -16,6 +16,7 @@ TRIES_PER_CLUSTER = 2
 NOISE_BELOW = 0.05
 """Largest typicality of noise where widths are the mean distances of fuzzy c-means."""
 
+Device = Literal["auto", "cpu", "gpu"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -49,6 +50,10 @@ class DescentSettings(Config):
     tolerance
         Training ends when the smoothed largest move of a centroid in a step, squared, is below this fraction of the
         points' mean variance; 0 never does so.
+    device
+        What distances and sums are computed on: ``cpu``; ``gpu``, one for each worker; or ``auto``, a GPU where
+        TensorFlow sees one and a step has work for it (batch_size · n_clusters · features from 10⁸ on), else the CPU.
+        It decides nothing but the last digits. Streams are summed on CPUs.
     seed
         Seed of the first centroids, of the order of rows and of re-seeding.
     checkpoints_kept
@@ -72,6 +77,7 @@ class DescentSettings(Config):
     patience: int | None = Field(default=None, ge=1)
     tolerance: NonNegative = 0.0
     precision: Literal["float32", "float64"] = "float32"
+    device: Device = "auto"
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
     checkpoint_seconds: NonNegative = 60.0
@@ -85,8 +91,8 @@ class DescentSettings(Config):
         return self.start_rows or max(SAMPLE_ROWS, self.rows_per_cluster * self.n_clusters)
 
     def deciding(self) -> Self:
-        """Return these settings without those that merely keep the training safe on the way."""
-        return self.without("checkpoints_kept", "checkpoint_seconds")
+        """Return these settings without those that merely keep the training safe on the way, and where it computes."""
+        return self.without("checkpoints_kept", "checkpoint_seconds", "device")
 
 
 class KMeansSettings(DescentSettings):

@@ -18,6 +18,7 @@ from sparton.distributed.times import WorkerTimes
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.sgd import bundle
+from sparton.sgd.backend import chosen
 from sparton.sgd.clusters import Clusters
 from sparton.sgd.compute import each_part, n_threads, part_limits
 from sparton.sgd.coordinates import Coordinates
@@ -233,11 +234,12 @@ def _run(
         raise TrainingError(
             f"found {feed.total} rows, expected at least n_clusters={settings.n_clusters}; lower cluster.n_clusters"
         )
+    backend = chosen(settings.device, settings.batch_size * settings.n_clusters * coordinates.dimensions)
     method: Method[Any, Any]
     if isinstance(settings, KMeansSettings):
-        method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch)
+        method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch, backend)
     else:
-        method = PossibilisticCMeans(settings, coordinates, feed.steps)
+        method = PossibilisticCMeans(settings, coordinates, feed.steps, backend)
     rule = Rule(min(1.0, 2 * global_batch / (feed.total + 1)), settings.patience, settings.tolerance * variance)
     schedule = Schedule(settings.epochs, rule, settings.sample_rows)
     trainer: Trainer[Any, Any] = Trainer(connection, feed, method, schedule, checkpoints)
