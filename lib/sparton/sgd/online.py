@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.errors import ConfigError, TrainingError
+from sparton.sgd import rounding
 from sparton.sgd.backend import Processor
 from sparton.sgd.batch import Batch
 from sparton.sgd.bundle import Description, PossibilisticDescription, TableInputs
@@ -153,6 +154,7 @@ class Online:
             feature_std=tuple(moments.std()[0].tolist()),
             scaling=self.cluster.scaling,
         )
+        rounding.warn_of_stored(inputs)
         method = self.method(inputs)
         with own_threads():  # the number of threads would change bits of the libraries' products
             state = method.first_state(sample.rows, sample.shares)

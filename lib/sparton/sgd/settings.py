@@ -112,7 +112,8 @@ class KMeansSettings(DescentSettings):
     step_delay, step_power
         Of ``polynomial``.
     precision
-        Type in which distances are compared; sums and centroids are float64 in any case.
+        Type in which distances are compared; sums and centroids are float64 in any case. Rows of sets and streams are
+        stored as float32: float64 tells near centroids apart, not values that float32 has rounded to one.
     start
         Where the first centroids are: at rows of that sample that lie far from each other (``k-means++``), or at any
         rows of it (``random``).
@@ -162,6 +163,7 @@ class PossibilisticSettings(DescentSettings):
         Of ``polynomial``.
     precision
         Type in which points are multiplied with centroids; exponentials, sums and centroids are float64 in any case.
+        Rows of sets and streams are stored as float32.
     gamma_factor
         K: the squared width of a cluster, over the mean squared distance of its rows from its centroid in fuzzy
         c-means. Large widths merge clusters, small ones find peaks within them; the more features, the smaller it
