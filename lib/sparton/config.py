@@ -12,22 +12,29 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from sparton.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class _OneLineErrors(type(BaseModel)):  # type: ignore[misc] - the metaclass of pydantic's models
+
+class _OneLineErrors(ModelMetaclass):
     """Lets a section that is made in Python say what is wrong as one that is read from a file does."""
 
-    def __call__(cls, *args: Any, **values: Any) -> Any:
-        try:
-            return super().__call__(*args, **values)
-        except ValidationError as error:
-            raise ConfigError(_told(cls, error, cls.__name__, {})) from None
+    if not TYPE_CHECKING:  # which would no longer look at the arguments
+
+        def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
+            try:
+                return super().__call__(*args, **values)
+            except ValidationError as error:
+                raise ConfigError(_told(cls, error, cls.__name__, {})) from None
 
 
 class Config(BaseModel, metaclass=_OneLineErrors):
