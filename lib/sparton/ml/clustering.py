@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -180,7 +180,7 @@ class TableClusters(Model, ClusterParams, MLWritable):
         column, named = inputs.array(dataset.schema), inputs.named
         shared = dataset.sparkSession.sparkContext.broadcast(self.clusters)
         outputs = {self.OUTPUTS[parameter]: name for parameter, name in self._output_columns().items()}
-        device, names = self.getDevice(), self.description.inputs.feature_names
+        device, names = self._device(), self.description.inputs.feature_names
         computed = StructType([StructField(field, COMPUTED[field]) for field in outputs])
 
         def assign(values: pd.Series) -> pd.DataFrame:
@@ -188,6 +188,12 @@ class TableClusters(Model, ClusterParams, MLWritable):
 
         found = pandas_udf(assign, computed)(column)  # type: ignore[call-overload]
         return dataset.select("*", *(found[field].alias(name) for field, name in outputs.items()))
+
+    def _device(self) -> Device:
+        device = self.getDevice()
+        if device not in get_args(Device):
+            raise ConfigError(f"{type(self).__name__}: device: found {device!r}, expected auto, cpu or gpu")
+        return cast(Device, device)
 
     def write(self) -> MLWriter:
         """Return a writer of the parameters and the bundle."""

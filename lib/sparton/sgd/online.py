@@ -237,20 +237,21 @@ class Online:
             return replace(found, figures={"mean_inertia": self.mean_objective(model)})
         # What a centroid stands for tells whether it has rows: the stream may just have begun.
         assert isinstance(method, PossibilisticCMeans)
-        found = method.outcome(model.state, totals._replace(masses=model.state.counts))
-        figures = {name: value for name, value in found.figures.items() if name != "cost"}
-        return replace(found, figures={**figures, "mean_cost": self.mean_objective(model)})
+        found = method.outcome(model.state, totals, standing=model.state.counts)
+        # Sums over the stream are of centroids on their way: neither is a figure of the last ones.
+        figures = {name: value for name, value in found.figures.items() if name not in ("cost", "mean_gradient")}
+        return replace(found, figures=figures)
 
     def smallest_share(self, model: Model) -> float:
         """Return the smallest cluster's share of all that the clusters stand for."""
         return self.method(model.inputs).smallest_share(model.state)
 
     def mean_objective(self, model: Model) -> float:
-        """Return the objective a row over the stream, what was forgotten left out."""
+        """Return the objective a row over the stream, what was forgotten and what takes no part any more left out."""
         totals, weight = model.totals, self.weight(model.totals)
         if isinstance(self.cluster, KMeansSettings):
             return float(totals.inertia) / weight
-        return cost(model.state.widths, totals.masses) / weight
+        return cost(model.state.widths * model.state.live, totals.masses) / weight
 
     def _told(self, before: Model, after: Model, statistics: Any, figures: Figures) -> Step:
         distance = np.sqrt(np.square(after.state.centroids - before.state.centroids).sum(axis=1))

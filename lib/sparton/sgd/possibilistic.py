@@ -173,8 +173,20 @@ class PossibilisticCMeans:
         kept[live[apart]] = 1
         return state._replace(live=kept), len(live) - len(apart)
 
-    def outcome(self, state: PossibilisticState, totals: PossibilisticStatistics) -> Outcome:
+    def outcome(
+        self,
+        state: PossibilisticState,
+        totals: PossibilisticStatistics,
+        standing: NDArray[np.float64] | None = None,
+    ) -> Outcome:
         """Return the clusters that are apart and have rows, from the last state and the sums over all rows with it.
+
+        Parameters
+        ----------
+        state, totals
+            The last state, and sums over rows.
+        standing
+            Typicalities float64 [k] by which clusters are left out; None takes those of the sums.
 
         Raises
         ------
@@ -183,15 +195,16 @@ class PossibilisticCMeans:
         """
         settings, k = self.settings, self.settings.n_clusters
         live = np.flatnonzero(state.live)
-        apart = live[distinct(state.centroids[live], state.widths[live], totals.masses[live], settings.coincidence)]
+        masses = totals.masses if standing is None else standing
+        apart = live[distinct(state.centroids[live], state.widths[live], masses[live], settings.coincidence)]
         weight = float(totals.weight)
-        largest = float(totals.masses.max())
+        largest = float(masses[live].max())
         if largest < LEAST_MASS * weight:
             raise TrainingError(
                 f"typicalities in the largest of {k} clusters sum up to {largest:.2g} over rows of weight "
                 f"{weight:.6g}: no row is like any centroid; raise cluster.gamma_factor"
             )
-        kept = apart[totals.masses[apart] >= settings.smallest_mass * largest]
+        kept = apart[masses[apart] >= settings.smallest_mass * largest]
         clusters = PossibilisticClusters(
             self.coordinates,
             state.centroids[kept],

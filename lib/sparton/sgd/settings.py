@@ -121,8 +121,9 @@ class KMeansSettings(DescentSettings):
         Rows of the sample that are then tried in the place of first centroids, which finds clusters that were missed.
         None takes two for each cluster after ``k-means++`` and none after ``random``.
     reseed_ratio
-        A centroid whose count is below this fraction of the largest one is put onto a random row of the batch; 0
-        never does so. It is looked for such every ``10 n_clusters`` rows, and not in the last tenth of all steps.
+        A centroid whose count is below this fraction of the largest one is put onto a random row of the batch, a true
+        but tiny cluster's too; 0 never does so. It is looked for such every ``10 n_clusters`` rows, and not in the last
+        tenth of all steps.
     """
 
     method: Literal["kmeans"] = "kmeans"
