@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     whole.set_defaults(runner=_run_all)
     for stage, summary in STAGES.items():
         command = commands.add_parser(stage, help=summary, description=_sentence(stage), allow_abbrev=False)
-        _add_common(command)
+        _add_common(command, trains=stage != "stream-cluster")
         _add_folders(command, stage)
         command.set_defaults(runner=_validate if stage == "validate" else _run_one)
     info = commands.add_parser(
@@ -152,7 +152,7 @@ def _sentence(stage: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_common(command: argparse.ArgumentParser, trains: bool = True) -> None:
     command.add_argument(
         "--config", metavar="FILE", help="YAML file with the settings (examples in conf/); defaults otherwise"
     )
@@ -168,13 +168,14 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--master", metavar="URL", help="Spark master, e.g. local[4] or spark://host:7077 (spark.master)"
     )
-    command.add_argument("--workers", metavar="N", type=int, help="training processes (launch.workers)")
-    command.add_argument(
-        "--retries",
-        metavar="N",
-        type=int,
-        help="new starts of a training, from its last checkpoint, after a worker was lost (launch.retries)",
-    )
+    if trains:
+        command.add_argument("--workers", metavar="N", type=int, help="training processes (launch.workers)")
+        command.add_argument(
+            "--retries",
+            metavar="N",
+            type=int,
+            help="new starts of a training, from its last checkpoint, after a worker was lost (launch.retries)",
+        )
     command.add_argument("--force", action="store_true", help="run even where the output is up to date")
     command.add_argument("-v", "--verbose", action="store_true", help="show debug messages")
 
@@ -281,8 +282,8 @@ def _settings(options: argparse.Namespace) -> PipelineSettings:
     given = {
         "workspace": ("--workspace", options.workspace),
         "spark.master": ("--master", options.master),
-        "launch.workers": ("--workers", options.workers),
-        "launch.retries": ("--retries", options.retries),
+        "launch.workers": ("--workers", getattr(options, "workers", None)),
+        "launch.retries": ("--retries", getattr(options, "retries", None)),
         f"{'stream' if options.command == 'stream-cluster' else 'watch'}.trigger": (
             "--trigger",
             getattr(options, "trigger", None),

@@ -12,16 +12,39 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from sparton.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class Config(BaseModel):
-    """A frozen section of the configuration that accepts no unknown key."""
+
+class _OneLineErrors(ModelMetaclass):
+    """Lets a section that is made in Python say what is wrong as one that is read from a file does."""
+
+    if not TYPE_CHECKING:  # which would no longer look at the arguments
+
+        def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
+            try:
+                return super().__call__(*args, **values)
+            except ValidationError as error:
+                raise ConfigError(_told(cls, error, cls.__name__, {})) from None
+
+
+class Config(BaseModel, metaclass=_OneLineErrors):
+    """A frozen section of the configuration that accepts no unknown key.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value invalid.
+    """
 
     # Names made of digits are numbers in YAML: workspace=20241122.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True)
@@ -104,9 +127,13 @@ def validate(
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        problems = [_plain(cls, problem) for problem in error.errors()]
-        lines = [f"{_origin(problem, origin, assigned or {})}: {_explain(problem)}" for problem in problems]
-        raise ConfigError("; ".join(lines)) from None
+        raise ConfigError(_told(cls, error, origin, assigned or {})) from None
+
+
+def _told(cls: type[BaseModel], error: ValidationError, origin: str, assigned: Mapping[str, str]) -> str:
+    """Return every problem that pydantic found, in one line."""
+    problems = [_plain(cls, problem) for problem in error.errors()]
+    return "; ".join(f"{_origin(problem, origin, assigned)}: {_explain(problem)}" for problem in problems)
 
 
 def _plain(cls: type[BaseModel], problem: Any) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def test_what_is_no_table_set_is_refused_before_anything_is_written(workspace: P
         assert not (tmp_path / "model").exists()
         return str(error.value)
 
-    assert "no feature varies over the train split (a, b, c, flat)" in refused(feature_squares=[0.0] * 4)
+    assert "no feature varies over the train split, as float32 (a, b, c, flat)" in refused(feature_squares=[0.0] * 4)
     assert "the train split is empty" in refused(splits={"train": []})
     assert "no such file" in refused()
     with pytest.raises(TrainingError, match="found 1500 rows, expected at least n_clusters=1501"):

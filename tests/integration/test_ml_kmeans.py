@@ -16,7 +16,7 @@ from pyspark.ml.linalg import Vectors
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import functions as F
 
-from sparton.errors import ConfigError, DataError, UsageError
+from sparton.errors import ConfigError, DataError, TrainingError, UsageError
 from sparton.ml.kmeans import SGDKMeans, SGDKMeansModel
 
 if TYPE_CHECKING:
@@ -77,8 +77,37 @@ def test_vectors_arrays_and_columns_are_the_same_and_weights_count(frame: DataFr
     by_columns = estimator(inputCols=["a", "b"], weightCol="w").fit(frame)
     assert np.array_equal(sorted_centers(by_array), sorted_centers(model))
     assert sum(by_columns.metrics["sizes"]) == 450
+    assert by_columns.description.inputs.feature_names == ("a", "b")
+    assert by_array.description.inputs.feature_names == ("list[0]", "list[1]")
     assert not np.array_equal(sorted_centers(by_columns), sorted_centers(model))
     assert by_columns.transform(frame.drop("features", "list")).count() == ROWS
+
+
+def check_accessors(stage: Any) -> None:
+    """Each parameter has a getter, and of an estimator a setter that gives back the stage."""
+    for param in stage.params:
+        name = param.name[0].upper() + param.name[1:]
+        setter = getattr(stage, f"set{name}")
+        made = {"toInt": 3, "toFloat": 0.5, "toString": "x", "toListString": ["a"]}[param.typeConverter.__name__]
+        value = stage.getOrDefault(param) if stage.isDefined(param) else made
+        assert setter(value) is stage
+        assert getattr(stage, f"get{name}")() == value
+
+
+def test_errors_of_the_training_name_parameters_and_columns(frame: DataFrame, model: SGDKMeansModel) -> None:
+    with pytest.raises(TrainingError) as few:
+        estimator(k=5).fit(frame.where("row < 2"))
+    assert str(few.value) == "found 2 rows, expected at least k=5; lower k"
+    with pytest.raises(TrainingError) as equal:
+        estimator(k=4, inputCols=["c"]).fit(frame.select((F.col("row") % 2).alias("c")))
+    assert str(equal.value).startswith("found 2 distinct rows in a sample of 300, expected at least k=4; lower k, or ")
+    assert "raise initRows where" in str(equal.value)
+    with pytest.raises(ConfigError, match=r"^SGDKMeans: numWorkers: .* greater than or equal to 1"):
+        estimator(numWorkers=0).fit(frame)
+    far = F.array(F.col("a"), F.when(F.col("row") == 3, float("inf")).otherwise(F.col("b")))
+    told = r"featuresCol features: found NaN or infinity \(as float32\) in features\[1\]"
+    with pytest.raises(PythonException, match=told):
+        model.transform(frame.withColumn("features", array_to_vector(far))).collect()
 
 
 def test_parameters_are_those_of_spark_ml() -> None:
@@ -90,6 +119,7 @@ def test_parameters_are_those_of_spark_ml() -> None:
         assert param.name in one.explainParams()
         if one.isDefined(param):
             assert one.getOrDefault(param) == one.getOrDefault(param.name)
+    check_accessors(one)
     other = one.copy({one.k: 9})
     assert (one.getOrDefault("k"), other.getOrDefault("k"), other.uid) == (3, 9, one.uid)
     assert other.getOrDefault("patience") == 7
@@ -98,7 +128,7 @@ def test_parameters_are_those_of_spark_ml() -> None:
     assert SGDKMeans().settings().scaling == "none"
     assert SGDKMeans().settings().lanes is None
     assert one.setLanes(6).settings().lanes == SGDKMeans(lanes=6).settings().lanes == 6
-    with pytest.raises(ConfigError, match=r"SGDKMeans: n_clusters: .* greater than or equal to 1. Received: 0"):
+    with pytest.raises(ConfigError, match=r"^SGDKMeans: k: .* greater than or equal to 1. Received: 0"):
         SGDKMeans(k=0).settings()
     with pytest.raises(TypeError, match="Could not convert"):
         SGDKMeans(k="three")  # type: ignore[arg-type]
@@ -163,31 +193,54 @@ def test_nothing_is_left_in_the_work_folder(frame: DataFrame, tmp_path: Path) ->
     ("change", "params", "message"),
     [
         (lambda df: df.limit(0), {}, "the DataFrame is empty"),
-        (lambda df: df, {"featuresCol": "vector"}, r"the DataFrame: missing column\(s\) vector; found row, a, b"),
-        (lambda df: df.withColumn("a", F.lit("x")), {"inputCols": ["a", "b"]}, "column a is string, expected numbers"),
-        (lambda df: df, {"featuresCol": "a"}, "column a is double, expected a vector or an array .* inputCols"),
+        (
+            lambda df: df,
+            {"featuresCol": "vector"},
+            r"\(featuresCol\): missing column\(s\) vector; found row, a",
+        ),
+        (
+            lambda df: df.withColumn("a", F.lit("x")),
+            {"inputCols": ["a", "b"]},
+            r"\(inputCols\): column a is string, expected",
+        ),
+        (
+            lambda df: df,
+            {"featuresCol": "a"},
+            r"\(featuresCol\): column a is double, expected a vector .* inputCols",
+        ),
         (
             lambda df: df.withColumn("list", F.when(F.col("row") == 150, F.array(F.lit(1.0))).otherwise(F.col("list"))),
             {"featuresCol": "list"},
-            "list: found 1 to 2 values in a row, expected as many in each",
+            "featuresCol list: found 1 to 2 values in a row, expected as many in each",
         ),
         (
             lambda df: df.withColumn("a", F.when(F.col("row") < 3, F.lit(float("nan"))).otherwise(F.col("a"))),
             {"inputCols": ["a", "b"]},
-            r"a, b: found NaN or infinity \(as float32\) in 3 of 300 rows",
+            r"inputCols a: found NaN or infinity \(as float32\) in 3 of 300 rows",
         ),
         (
             lambda df: df.withColumn("b", F.when(F.col("row") >= 2, F.col("b"))),
             {"inputCols": ["a", "b"]},
-            "a, b: found nulls in 2 of 300 rows",
+            "inputCols b: found nulls in 2 of 300 rows",
         ),
         (
             lambda df: df.withColumn("features", F.when(F.col("row") != 7, F.col("features"))),
             {},
-            "features: found nulls in 1 of 300 rows",
+            "featuresCol features: found nulls in 1 of 300 rows",
         ),
-        (lambda df: df.withColumn("w", -F.col("w")), {"weightCol": "w"}, "weights: found null, negative or infinite"),
-        (lambda df: df.withColumn("w", F.lit(0.0)), {"weightCol": "w"}, "weights: found 0 in all 300 rows"),
+        (
+            lambda df: df.withColumn("w", -F.col("w")),
+            {"weightCol": "w"},
+            "weightCol w: found null, negative or",
+        ),
+        (lambda df: df.withColumn("w", F.lit(0.0)), {"weightCol": "w"}, "weightCol w: found 0 in all 300 rows"),
+        (lambda df: df, {"inputCols": ["a", "a"]}, "inputCols: column a is named twice"),
+        (lambda df: df.withColumnRenamed("a", "Sparton_id"), {"inputCols": ["Sparton_id"]}, "sparton_id is taken"),
+        (
+            lambda df: df.select("row", F.lit(1.0).alias("a")),
+            {"inputCols": ["a"]},
+            r"^the DataFrame: no feature .* \(a\)",
+        ),
         (lambda df: df, {"distanceCol": "prediction"}, "predictionCol and distanceCol both name the column prediction"),
         (lambda df: df.withColumn("prediction", F.lit(0)), {}, "column prediction exists already"),
     ],
@@ -209,10 +262,10 @@ def test_lanes_that_do_not_fit_are_refused_and_those_that_do_are_kept(frame: Dat
 
 def test_rows_of_another_length_are_not_assigned(frame: DataFrame, model: SGDKMeansModel) -> None:
     longer = frame.withColumn("features", array_to_vector(F.array("a", "b", "a")))
-    with pytest.raises(PythonException, match=r"features: found a row of 3 values, expected 2 values as in training"):
+    with pytest.raises(PythonException, match=r"featuresCol features: found a row of 3 values, expected 2 values as"):
         model.transform(longer).collect()
     missing = frame.withColumn("features", F.when(F.col("row") != 7, F.col("features")))
-    with pytest.raises(PythonException, match=r"features: found a row of null, expected 2 values as in training"):
+    with pytest.raises(PythonException, match=r"featuresCol features: found a row of null, expected 2 values as"):
         model.transform(missing).collect()
 
 

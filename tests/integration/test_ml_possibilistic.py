@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from sparton.errors import ConfigError, DataError, TrainingError
 from sparton.ml.kmeans import SGDKMeansModel
 from sparton.ml.possibilistic import PossibilisticCMeans, PossibilisticCMeansModel
+from tests.integration.test_ml_kmeans import check_accessors
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -74,6 +75,7 @@ def test_clouds_and_noise_are_found(frame: DataFrame, model: PossibilisticCMeans
 
 def test_parameters_are_those_of_spark_ml() -> None:
     one = estimator(patience=7, workFolder="/tmp/x", **OUTPUTS)
+    check_accessors(one)
     for param in one.params:
         assert param.parent == one.uid
         assert param.doc
@@ -85,7 +87,7 @@ def test_parameters_are_those_of_spark_ml() -> None:
     found = one.setGammaFactor(1.0).setNoiseBelow(0.1).setK(5).setDecay(0.5).setMaxIter(2).settings().model_dump()
     assert (found["gamma_factor"], found["noise_below"], found["n_clusters"], found["epochs"]) == (1.0, 0.1, 5, 2)
     with pytest.raises(
-        ConfigError, match=r"PossibilisticCMeans: gamma_factor: .* greater than or equal to 0.01. Received: 0.0"
+        ConfigError, match=r"PossibilisticCMeans: gammaFactor: .* greater than or equal to 0.01. Received: 0.0"
     ):
         PossibilisticCMeans(gammaFactor=0.0).settings()
 
@@ -133,7 +135,12 @@ def test_a_pipeline_with_it_is_tuned_written_and_read(frame: DataFrame, tmp_path
     [
         (lambda df: df.limit(0), {}, DataError, "the DataFrame is empty"),
         (lambda df: df.withColumn("noise", F.lit(0)), {"noiseCol": "noise"}, DataError, "set another noiseCol"),
-        (lambda df: df.withColumn("w", -F.col("w")), {"weightCol": "w"}, DataError, "weights: found null, negative"),
+        (
+            lambda df: df.withColumn("w", -F.col("w")),
+            {"weightCol": "w"},
+            DataError,
+            "weightCol w: found null, negative",
+        ),
         (
             lambda df: df.withColumn("list", F.array(F.col("row") % 3)),
             {},

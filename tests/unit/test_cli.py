@@ -55,6 +55,8 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
         ["genrate"],
         ["train", "--workers", "two"],
         ["train", "--retries", "-1"],
+        ["stream-cluster", "--workers", "2"],
+        ["stream-cluster", "--retries", "1"],
         ["info"],
         ["ingest", "--input", "x", "--trigger", "5"],
         ["stream-cluster", "--force"],

@@ -270,7 +270,14 @@ def test_coincident_centroids_become_one_in_the_bundle() -> None:
     assert model.state.live.sum() == 3
     found = following.outcome(model)
     assert len(found.clusters.centroids) == 3
-    assert {"mean_cost", "mean_gradient", "merged", "dead"} == set(found.figures)
+    # The cost of what is kept, over the weight of the rows; centroids stand for their start too, which is no row.
+    assert {"mean_cost", "merged", "dead"} == set(found.figures)
+    kept = np.flatnonzero(model.state.live)
+    expected = -(model.state.widths[kept] @ model.totals.masses[kept]) / model.totals.weight
+    assert found.figures["mean_cost"] == pytest.approx(expected, rel=1e-12)
+    assert following.mean_objective(model) == pytest.approx(expected, rel=1e-12)
+    assert np.allclose(found.sizes, model.totals.masses[kept], rtol=1e-12)
+    assert np.all(model.state.counts[kept] > found.sizes)
 
 
 def test_sums_that_are_not_finite_are_an_error() -> None:

@@ -389,6 +389,34 @@ def test_bad_input_is_named(rows: Array, weight: Array | None, error: type[Excep
         fit(rows, SETTINGS, weight)
 
 
+def test_equal_rows_are_one_cluster_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    """scikit-learn warns and returns clusters without rows; here more than one is an error."""
+    rows = np.full((50, 1), 7.5)
+    found = fit(rows, KMeansSettings(n_clusters=1))
+    assert (found.objective, found.clusters.centers.tolist(), found.sizes.tolist()) == (0.0, [[7.5]], [50.0])
+    with pytest.raises(TrainingError, match=r"found 1 distinct rows in a sample of 50, expected at least n_clusters=2"):
+        fit(rows, KMeansSettings(n_clusters=2))
+    with pytest.raises(TrainingError, match="gamma of 1 of 1 clusters is 0: all rows of the sample"):
+        fit(rows, PossibilisticSettings(n_clusters=1))
+    beside = np.column_stack([blobs(200, 1, 2)[0], np.full(200, 3.0)])
+    assert np.allclose(fit(beside, KMeansSettings(n_clusters=2, batch_size=50)).clusters.centers[:, 1], 3.0)
+    assert caplog.text == ""
+
+
+def test_a_cluster_below_the_ratio_loses_its_centroid_which_a_ratio_of_0_keeps() -> None:
+    rng = np.random.default_rng(0)
+    centers = np.repeat([[0.0, 0.0], [20.0, 0.0], [0.0, 60.0]], [3000, 3000, 12], axis=0)
+    rows = centers + rng.normal(size=centers.shape)
+
+    def away(ratio: float) -> float:
+        settings = KMeansSettings(n_clusters=3, scaling="none", batch_size=100, epochs=6, reseed_ratio=ratio)
+        return float(np.linalg.norm(fit(rows, settings).clusters.centers - [0.0, 60.0], axis=1).min())
+
+    assert away(0.0) < 2
+    assert away(0.001) < 2
+    assert away(0.01) > 5  # it has less than a hundredth of the largest cluster's rows
+
+
 def test_all_ranks_say_why_they_cannot_start() -> None:
     with pytest.raises(TrainingError, match="1 distinct rows in a sample of 48"):
         simulate(2, lambda connection: fit(np.ones((48, 2)), SETTINGS, connection=connection))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
 GPU_VARIABLE = "SPARTON_GPUS"
 """Addresses of the GPUs that Spark has assigned to the task of a worker, with commas between."""
+
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What a Linux machine has with a driver of GPUs: Nvidia's, that of Windows below it, AMD's."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +88,7 @@ def pin_gpu(local_rank: int, assigned: Sequence[str] = ()) -> None:
     index = choose_gpu(local_rank, len(gpus), assigned)
     if index is None:
         if assigned:
-            logger.warning(
-                "Spark has assigned GPU %s, but TensorFlow %s sees none and computes on the CPU: %s",
-                ", ".join(assigned),
-                tf.__version__,
-                "CUDA's libraries or the driver are missing (nvidia-smi shows the latter)"
-                if tf.test.is_built_with_cuda()
-                else "it is built without CUDA; install tensorflow[and-cuda] on the executors",
-            )
+            logger.warning("Spark has assigned GPU %s, but %s; the CPU computes", ", ".join(assigned), why_no_gpu())
         return
     try:
         tf.config.set_visible_devices(gpus[index], "GPU")
@@ -102,6 +99,49 @@ def pin_gpu(local_rank: int, assigned: Sequence[str] = ()) -> None:
             "training began; import and use TensorFlow inside the training function only"
         ) from error
     logger.debug("local rank %d uses GPU %d of %d", local_rank, index, len(gpus))
+
+
+def has_gpu() -> bool:
+    """Tell whether TensorFlow computes on a GPU in this process; it is imported only where there may be one.
+
+    The memory of a GPU that is free to be configured is taken as it is needed.
+    """
+    if not _may_have_gpu():
+        return False
+    import tensorflow as tf
+
+    gpus = tf.config.get_visible_devices("GPU")
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError):  # TensorFlow has begun already, with the settings that it had then
+            tf.config.experimental.set_memory_growth(gpu, True)
+    return bool(gpus)
+
+
+def why_no_gpu() -> str:
+    """Return why TensorFlow sees no GPU."""
+    import tensorflow as tf
+
+    missing = (
+        "CUDA's libraries or the driver are missing, or the GPUs are hidden (nvidia-smi, CUDA_VISIBLE_DEVICES)"
+        if tf.test.is_built_with_cuda()
+        else "it is built without CUDA; install tensorflow[and-cuda]"
+    )
+    return f"TensorFlow {tf.__version__} sees none here: {missing}"
+
+
+def task_gpus() -> list[str]:
+    """Return the addresses of the GPUs that Spark has assigned to the task that runs here, if one does."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    found = context.resources().get("gpu") if context is not None else None
+    return list(found.addresses) if found is not None else []
+
+
+def _may_have_gpu() -> bool:
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return any(os.path.exists(path) for path in GPU_FILES)
 
 
 def own_gpus(hosts: Sequence[str], assigned: Sequence[Sequence[str]], task: int) -> Sequence[str]:

@@ -5,206 +5,37 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
 from pyspark.ml import Estimator, Model
-from pyspark.ml.param import Param, Params, TypeConverters
-from pyspark.ml.param.shared import (
-    HasFeaturesCol,
-    HasInputCols,
-    HasMaxIter,
-    HasPredictionCol,
-    HasSeed,
-    HasStepSize,
-    HasTol,
-    HasWeightCol,
-)
 from pyspark.ml.util import DefaultParamsWritable, MLReader, MLWritable, MLWriter
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-from pyspark.sql.types import ArrayType, BooleanType, DataType, FloatType, IntegerType, StructField, StructType
+from pyspark.sql.types import StructField, StructType
 
 from sparton import storage
 from sparton.config import validate
 from sparton.data.plan import checked_lanes
-from sparton.data.settings import TRAIN, TableSettings
 from sparton.errors import ConfigError, DataError
 from sparton.ml.bundle_files import BUNDLE_FOLDER, BundleReader, BundleWriter, read_files
-from sparton.ml.table_input import FEATURES, ID, WEIGHT, checked_length, features_column, weight_column
+from sparton.ml.params import COMPUTED, ClusterParams, TrainingParams
+from sparton.ml.wording import in_words_of
 from sparton.sgd import bundle
+from sparton.sgd.backend import of_task
 from sparton.sgd.clusters import Clusters, PossibilisticClusters
-from sparton.sgd.settings import ClusterSettings, KMeansSettings, PossibilisticSettings
+from sparton.sgd.settings import ClusterSettings, Device, KMeansSettings, PossibilisticSettings
 
 if TYPE_CHECKING:
     from pyspark.ml.linalg import Vector
     from pyspark.sql import DataFrame, SparkSession
 
-SHARED_SETTINGS = {
-    "k": "n_clusters",
-    "scaling": "scaling",
-    "maxIter": "epochs",
-    "batchSize": "batch_size",
-    "lanes": "lanes",
-    "stepRule": "step",
-    "stepSize": "step_size",
-    "stepDelay": "step_delay",
-    "stepPower": "step_power",
-    "initRows": "start_rows",
-    "initCount": "start_count",
-    "decay": "decay",
-    "patience": "patience",
-    "tol": "tolerance",
-    "precision": "precision",
-    "seed": "seed",
-}
-"""Which setting of :class:`sparton.sgd.settings.DescentSettings` each parameter is."""
-
-COMPUTED: Mapping[str, DataType] = {
-    "cluster": IntegerType(),
-    "distance": FloatType(),
-    "distances": ArrayType(FloatType()),
-    "typicalities": ArrayType(FloatType()),
-    "score": FloatType(),
-    "noise": BooleanType(),
-}
-"""What can be computed of each row."""
-
 ModelT = TypeVar("ModelT", bound="TableClusters")
 
 
-class ClusterParams(
-    HasFeaturesCol, HasInputCols, HasPredictionCol, HasWeightCol, HasMaxIter, HasTol, HasSeed, HasStepSize
-):
-    """Parameters of estimators and models; the names are those of pyspark.ml where it has one."""
-
-    SETTINGS: ClassVar[Mapping[str, str]] = SHARED_SETTINGS
-    """Which setting each parameter is."""
-
-    METHOD: ClassVar[type[KMeansSettings] | type[PossibilisticSettings]]
-    """The settings of the training."""
-
-    OUTPUTS: ClassVar[Mapping[str, str]] = {
-        "predictionCol": "cluster",
-        "distanceCol": "distance",
-        "distancesCol": "distances",
-    }
-    """What each parameter that names a column of the output is for, see :data:`COMPUTED`."""
-
-    k: Param[int] = Param(Params._dummy(), "k", "clusters to find", TypeConverters.toInt)
-    batchSize: Param[int] = Param(  # noqa: N815 - Spark ML names parameters this way
-        Params._dummy(), "batchSize", "rows of one worker in one step", TypeConverters.toInt
-    )
-    lanes: Param[int] = Param(
-        Params._dummy(),
-        "lanes",
-        "lanes of the order of rows: any number of workers that divides it takes the same batches, where batchSize "
-        "times workers is the same; by default one for each worker",
-        TypeConverters.toInt,
-    )
-    scaling: Param[str] = Param(
-        Params._dummy(), "scaling", "none, or standard: divide features by their deviation", TypeConverters.toString
-    )
-    stepRule: Param[str] = Param(  # noqa: N815
-        Params._dummy(), "stepRule", "steps of centroids: counts, constant or polynomial", TypeConverters.toString
-    )
-    stepDelay: Param[float] = Param(  # noqa: N815
-        Params._dummy(), "stepDelay", "t0 of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
-    )
-    stepPower: Param[float] = Param(  # noqa: N815
-        Params._dummy(), "stepPower", "p of polynomial steps, eta / (1 + t / t0) ** p", TypeConverters.toFloat
-    )
-    initRows: Param[int] = Param(  # noqa: N815
-        Params._dummy(),
-        "initRows",
-        "rows of the sample that first centroids are found on; by default 20,000, or more where clusters are many",
-        TypeConverters.toInt,
-    )
-    initCount: Param[float] = Param(  # noqa: N815
-        Params._dummy(), "initCount", "rows that a first centroid counts as", TypeConverters.toFloat
-    )
-    decay: Param[float] = Param(
-        Params._dummy(), "decay", "factor of the counts in each step; 1 forgets nothing", TypeConverters.toFloat
-    )
-    patience: Param[int] = Param(
-        Params._dummy(),
-        "patience",
-        "steps without a lower smoothed objective that end the training; 0 takes all passes",
-        TypeConverters.toInt,
-    )
-    precision: Param[str] = Param(
-        Params._dummy(),
-        "precision",
-        "type in which points are multiplied with centroids, float32 or float64",
-        TypeConverters.toString,
-    )
-    numWorkers: Param[int] = Param(  # noqa: N815
-        Params._dummy(), "numWorkers", "training processes; more than one are Horovod's", TypeConverters.toInt
-    )
-    distanceCol: Param[str] = Param(  # noqa: N815
-        Params._dummy(), "distanceCol", "column for the distance to the cluster's centroid", TypeConverters.toString
-    )
-    distancesCol: Param[str] = Param(  # noqa: N815
-        Params._dummy(), "distancesCol", "column for the distances to all centroids", TypeConverters.toString
-    )
-    workFolder: Param[str] = Param(  # noqa: N815
-        Params._dummy(),
-        "workFolder",
-        "folder that all workers can read and write, for the rows while fit runs; a temporary one on a local master",
-        TypeConverters.toString,
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        defaults = self.METHOD()
-        chosen = {name: getattr(defaults, setting) for name, setting in self.SETTINGS.items()}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        # As in pyspark.ml, features are taken as they are; StandardScaler is the stage that scales them.
-        self._setDefault(**{**chosen, "scaling": "none", "patience": 0}, numWorkers=1)
-
-    def _input_columns(self) -> list[str]:
-        return [str(name) for name in self.getOrDefault("inputCols")] if self.isDefined("inputCols") else []
-
-    def _check_outputs(self, dataset: DataFrame) -> None:
-        taken: dict[str, str] = {}
-        for parameter, name in self._output_columns().items():
-            if name in dataset.columns:
-                raise DataError(f"the DataFrame: column {name} exists already; drop it or set another {parameter}")
-            if name in taken:
-                raise DataError(
-                    f"{taken[name]} and {parameter} both name the column {name}; set another for one of them"
-                )
-            taken[name] = parameter
-
-    def _output_columns(self) -> dict[str, str]:
-        """Return the names of the columns to append, by parameter."""
-        return {name: self.getOrDefault(name) for name in self.OUTPUTS if self.isDefined(name)}
-
-    def setFeaturesCol(self, value: str) -> Self:  # noqa: N802 - Spark ML names setters this way
-        """Set the column with a vector or an array of numbers."""
-        return self._set(featuresCol=value)
-
-    def setInputCols(self, value: list[str]) -> Self:  # noqa: N802
-        """Set numeric columns that are the features, in place of ``featuresCol``."""
-        return self._set(inputCols=value)
-
-    def setPredictionCol(self, value: str) -> Self:  # noqa: N802
-        """Set the column for the number of the cluster."""
-        return self._set(predictionCol=value)
-
-    def setDistancesCol(self, value: str) -> Self:  # noqa: N802
-        """Set the column for the distances to all centroids; none by default."""
-        return self._set(distancesCol=value)
-
-    def setDistanceCol(self, value: str) -> Self:  # noqa: N802
-        """Set the column for the distance to the cluster's centroid; none by default."""
-        return self._set(distanceCol=value)
-
-
-class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Generic[ModelT]):
+class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, Generic[ModelT]):
     """An estimator: ``fit`` writes the rows to ``workFolder`` as a table set, trains on it and removes it."""
 
     MODEL: ClassVar[type[TableClusters]]
@@ -218,7 +49,8 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
             If a value is out of range.
         """
         values = {setting: self.getOrDefault(name) for name, setting in self.SETTINGS.items() if self.isDefined(name)}
-        found = validate(self.METHOD, {**values, "patience": values["patience"] or None}, type(self).__name__)
+        with self._own_words():
+            found = validate(self.METHOD, {**values, "patience": values["patience"] or None}, type(self).__name__)
         assert isinstance(found, KMeansSettings | PossibilisticSettings)
         return found
 
@@ -229,9 +61,10 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
         settings = self.settings()
         self._check_outputs(dataset)
         spark = dataset.sparkSession
-        workers = validate(LaunchSettings, {"workers": self.getOrDefault("numWorkers")}, type(self).__name__)
-        checked_lanes(settings.lanes, workers.workers, settings.batch_size)
-        with self._work_folder(spark) as folder:
+        with self._own_words():
+            workers = validate(LaunchSettings, {"workers": self.getNumWorkers()}, type(self).__name__)
+            checked_lanes(settings.lanes, workers.workers, settings.batch_size)
+        with self._work_folder(spark) as folder, self._own_words(folder):
             places = {name: storage.join(folder, name) for name in ("set", "checkpoints", BUNDLE_FOLDER)}
             self._write_set(spark, dataset, folder, places["set"])
             launch(train, (*places.values(), settings), spark, workers)
@@ -242,21 +75,16 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
         """Write the rows, once as they are, since a DataFrame may give others when it is read again; then shuffled."""
         from sparton.data.tables import write_table_set
 
-        inputs = self._input_columns()
-        features = features_column(dataset.schema, self.getOrDefault("featuresCol"), inputs)
-        weight = weight_column(
-            dataset.schema, self.getOrDefault("weightCol") if self.isSet(self.getParam("weightCol")) else None
-        )
-        plain = storage.join(folder, "rows")
-        columns = (F.monotonically_increasing_id().alias(ID), features.alias(FEATURES), weight.alias(WEIGHT))
-        dataset.select(*columns).write.parquet(storage.spark_url(plain))
+        inputs, plain = self._inputs(), storage.join(folder, "rows")
+        dataset.select(*inputs.stored(dataset.schema)).write.parquet(storage.spark_url(plain))
         rows = spark.read.parquet(storage.spark_source(plain))
-        named = ", ".join(inputs) or self.getOrDefault("featuresCol")
-        length = checked_length(rows, named)
-        table = TableSettings(
-            array=FEATURES, length=length, id=ID, weight=WEIGHT, splits={TRAIN: 1.0}, max_rejected=0.0
-        )
+        table = inputs.table(inputs.checked_length(rows))
         write_table_set(spark, rows, table, target)
+
+    def _own_words(self, folder: str | None = None) -> contextlib.AbstractContextManager[None]:
+        """Let errors name parameters in place of settings, and the DataFrame in place of its copy."""
+        parameters = {setting: name for name, setting in self.SETTINGS.items()} | {"workers": "numWorkers"}
+        return in_words_of(type(self).__name__, parameters, folder)
 
     @contextlib.contextmanager
     def _work_folder(self, spark: SparkSession) -> Iterator[str]:
@@ -272,46 +100,6 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
             yield folder
         finally:
             storage.remove(folder)
-
-    def setK(self, value: int) -> Self:  # noqa: N802
-        """Set the number of clusters."""
-        return self._set(k=value)
-
-    def setWeightCol(self, value: str) -> Self:  # noqa: N802
-        """Set the column with weights from 0; none by default."""
-        return self._set(weightCol=value)
-
-    def setMaxIter(self, value: int) -> Self:  # noqa: N802
-        """Set the number of passes, at most."""
-        return self._set(maxIter=value)
-
-    def setBatchSize(self, value: int) -> Self:  # noqa: N802
-        """Set the rows of one worker in one step."""
-        return self._set(batchSize=value)
-
-    def setLanes(self, value: int) -> Self:  # noqa: N802
-        """Set the number of lanes; one for each worker by default."""
-        return self._set(lanes=value)
-
-    def setDecay(self, value: float) -> Self:  # noqa: N802
-        """Set the factor of the counts in each step."""
-        return self._set(decay=value)
-
-    def setSeed(self, value: int) -> Self:  # noqa: N802
-        """Set the seed."""
-        return self._set(seed=value)
-
-    def setTol(self, value: float) -> Self:  # noqa: N802
-        """Set the smoothed squared move, in units of the mean variance, below which training ends."""
-        return self._set(tol=value)
-
-    def setNumWorkers(self, value: int) -> Self:  # noqa: N802
-        """Set the number of training processes."""
-        return self._set(numWorkers=value)
-
-    def setWorkFolder(self, value: str) -> Self:  # noqa: N802
-        """Set the folder for the rows while ``fit`` runs."""
-        return self._set(workFolder=value)
 
 
 class TableClusters(Model, ClusterParams, MLWritable):
@@ -346,7 +134,9 @@ class TableClusters(Model, ClusterParams, MLWritable):
         if description.kind != cls.KIND:
             raise DataError(f"{folder}: a bundle of kind {description.kind!r}, {cls.__name__} reads {cls.KIND!r}")
         model = cls(read_files(folder, bundle.FILES))
-        chosen = {name: description.training.get(setting) for name, setting in cls.SETTINGS.items()}
+        # What the training computed on is no matter of the machine that reads.
+        taken = {name: setting for name, setting in cls.SETTINGS.items() if name != "device"}
+        chosen = {name: description.training.get(setting) for name, setting in taken.items()}
         known = {name: value for name, value in chosen.items() if value is not None}
         names = description.inputs.feature_names
         if not all(name.endswith(f"[{index}]") for index, name in enumerate(names)):
@@ -388,18 +178,24 @@ class TableClusters(Model, ClusterParams, MLWritable):
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         self._check_outputs(dataset)
-        inputs, features = self._input_columns(), self.getOrDefault("featuresCol")
-        column = features_column(dataset.schema, features, inputs)
+        inputs = self._inputs()
+        column, named = inputs.array(dataset.schema), inputs.named
         shared = dataset.sparkSession.sparkContext.broadcast(self.clusters)
-        named = ", ".join(inputs) or features
         outputs = {self.OUTPUTS[parameter]: name for parameter, name in self._output_columns().items()}
+        device, names = self._device(), self.description.inputs.feature_names
         computed = StructType([StructField(field, COMPUTED[field]) for field in outputs])
 
         def assign(values: pd.Series) -> pd.DataFrame:
-            return assigned(values, shared.value, named, list(outputs))
+            return assigned(values, shared.value, named, names, list(outputs), device)
 
         found = pandas_udf(assign, computed)(column)  # type: ignore[call-overload]
         return dataset.select("*", *(found[field].alias(name) for field, name in outputs.items()))
+
+    def _device(self) -> Device:
+        device = self.getDevice()
+        if device not in get_args(Device):
+            raise ConfigError(f"{type(self).__name__}: device: found {device!r}, expected auto, cpu or gpu")
+        return cast(Device, device)
 
     def write(self) -> MLWriter:
         """Return a writer of the parameters and the bundle."""
@@ -411,7 +207,9 @@ class TableClusters(Model, ClusterParams, MLWritable):
         return BundleReader(cls)
 
 
-def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str]) -> pd.DataFrame:
+def assigned(
+    values: pd.Series, clusters: Clusters, named: str, names: Sequence[str], wanted: list[str], device: Device = "auto"
+) -> pd.DataFrame:
     """Return what is wanted of rows, as columns.
 
     Parameters
@@ -420,10 +218,12 @@ def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str
         Arrays of float32, one a row.
     clusters
         What assigns them.
-    named
-        The columns that they come from, for messages.
+    named, names
+        What messages call the columns that they come from, and each feature.
     wanted
         Names out of :data:`COMPUTED`; those of typicalities with possibilistic clusters only.
+    device
+        See :func:`sparton.sgd.backend.of_task`.
 
     Raises
     ------
@@ -440,10 +240,15 @@ def assigned(values: pd.Series, clusters: Clusters, named: str, wanted: list[str
         raise DataError(f"{named}: found a row of {found_one}, expected {width} values as in training")
     rows = np.concatenate(values.to_numpy()).reshape(-1, width) if len(values) else np.zeros((0, width), np.float32)
     rows = np.asarray(rows, np.float32)
+    infinite = np.flatnonzero(~np.isfinite(rows).all(axis=0))
+    if infinite.size:
+        raise DataError(f"{named}: found NaN or infinity (as float32) in {names[infinite[0]]}; drop or fill these rows")
     with own_threads():
-        cluster, distance = clusters.assign(rows, threads=1)
+        with in_words_of("", {"device": "device"}):
+            backend = of_task(device)
+        cluster, distance = clusters.assign(rows, backend)
         found: dict[str, Any] = {"cluster": cluster, "distance": distance}
-        every = clusters.distances(rows) if {"distances", "typicalities"} & set(wanted) else None
+        every = clusters.distances(rows, backend) if {"distances", "typicalities"} & set(wanted) else None
     if every is not None:
         found["distances"] = list(every)
     if isinstance(clusters, PossibilisticClusters):

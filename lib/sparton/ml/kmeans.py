@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pyspark import keyword_only
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.util import DefaultParamsReadable, MLReadable
 
-from sparton.ml.clustering import SHARED_SETTINGS, ClusterParams, TableClusterer, TableClusters
+from sparton.ml.clustering import TableClusterer, TableClusters
+from sparton.ml.params import SHARED_SETTINGS, ClusterParams
 from sparton.sgd.settings import KMeansSettings
 
 
@@ -39,6 +40,18 @@ class _KMeansParams(ClusterParams):
         "centroids with a count below this fraction of the largest are put elsewhere; 0 never",
         TypeConverters.toFloat,
     )
+
+    def getInitMode(self) -> str:  # noqa: N802 - Spark ML names accessors this way
+        """Return where first centroids come from: ``k-means++`` or ``random``."""
+        return self.getOrDefault(self.initMode)
+
+    def getInitTries(self) -> int:  # noqa: N802
+        """Return the rows that are tried in the place of first centroids."""
+        return self.getOrDefault(self.initTries)
+
+    def getReseedRatio(self) -> float:  # noqa: N802
+        """Return the fraction of the largest count below which a centroid is put elsewhere; 0 never does so."""
+        return self.getOrDefault(self.reseedRatio)
 
 
 class SGDKMeansModel(TableClusters, _KMeansParams, MLReadable["SGDKMeansModel"]):
@@ -90,6 +103,7 @@ class SGDKMeans(TableClusterer["SGDKMeansModel"], _KMeansParams, DefaultParamsRe
         patience: int = 0,
         tol: float = 0.0,
         precision: str = "float32",
+        device: str = "auto",
         seed: int = 1,
         numWorkers: int = 1,
         workFolder: str | None = None,
@@ -101,3 +115,15 @@ class SGDKMeans(TableClusterer["SGDKMeansModel"], _KMeansParams, DefaultParamsRe
     def setParams(self, **kwargs: Any) -> SGDKMeans:  # noqa: N802 - called by Spark ML
         """Set parameters by name."""
         return self._set(**self._input_kwargs)  # type: ignore[attr-defined]
+
+    def setInitMode(self, value: str) -> Self:  # noqa: N802
+        """Set where first centroids come from: ``k-means++`` or ``random``."""
+        return self._set(initMode=value)
+
+    def setInitTries(self, value: int) -> Self:  # noqa: N802
+        """Set the rows that are tried in the place of first centroids."""
+        return self._set(initTries=value)
+
+    def setReseedRatio(self, value: float) -> Self:  # noqa: N802
+        """Set the fraction of the largest count below which a centroid is put elsewhere; 0 never does so."""
+        return self._set(reseedRatio=value)

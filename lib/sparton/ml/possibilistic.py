@@ -9,7 +9,8 @@ from pyspark import keyword_only
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.util import DefaultParamsReadable, MLReadable
 
-from sparton.ml.clustering import SHARED_SETTINGS, ClusterParams, TableClusterer, TableClusters
+from sparton.ml.clustering import TableClusterer, TableClusters
+from sparton.ml.params import SHARED_SETTINGS, ClusterParams
 from sparton.sgd.settings import PossibilisticSettings
 
 
@@ -68,7 +69,7 @@ class _PossibilisticParams(ClusterParams):
         Params._dummy(), "noiseCol", "column for whether a row is noise", TypeConverters.toString
     )
 
-    def setTypicalitiesCol(self, value: str) -> Self:  # noqa: N802
+    def setTypicalitiesCol(self, value: str) -> Self:  # noqa: N802 - Spark ML names accessors this way
         """Set the column for the typicalities in all clusters; none by default."""
         return self._set(typicalitiesCol=value)
 
@@ -79,6 +80,34 @@ class _PossibilisticParams(ClusterParams):
     def setNoiseCol(self, value: str) -> Self:  # noqa: N802
         """Set the column for whether a row is noise; none by default."""
         return self._set(noiseCol=value)
+
+    def getTypicalitiesCol(self) -> str:  # noqa: N802
+        """Return the column for the typicalities in all clusters; none by default."""
+        return self.getOrDefault(self.typicalitiesCol)
+
+    def getScoreCol(self) -> str:  # noqa: N802
+        """Return the column for the anomaly score; none by default."""
+        return self.getOrDefault(self.scoreCol)
+
+    def getNoiseCol(self) -> str:  # noqa: N802
+        """Return the column for whether a row is noise; none by default."""
+        return self.getOrDefault(self.noiseCol)
+
+    def getGammaFactor(self) -> float:  # noqa: N802
+        """Return the squared width of a cluster over its mean squared distance in fuzzy c-means."""
+        return self.getOrDefault(self.gammaFactor)
+
+    def getCoincidence(self) -> float:  # noqa: N802
+        """Return the squared distance, over the smaller squared width, below which two centroids become one."""
+        return self.getOrDefault(self.coincidence)
+
+    def getSmallestMass(self) -> float:  # noqa: N802
+        """Return the fraction of the largest sum of typicalities below which a cluster is left out."""
+        return self.getOrDefault(self.smallestMass)
+
+    def getNoiseBelow(self) -> float:  # noqa: N802
+        """Return the largest typicality below which a row is noise."""
+        return self.getOrDefault(self.noiseBelow)
 
 
 class PossibilisticCMeansModel(TableClusters, _PossibilisticParams, MLReadable["PossibilisticCMeansModel"]):
@@ -141,6 +170,7 @@ class PossibilisticCMeans(
         patience: int = 0,
         tol: float = 0.0,
         precision: str = "float32",
+        device: str = "auto",
         seed: int = 1,
         numWorkers: int = 1,
         workFolder: str | None = None,
@@ -153,10 +183,18 @@ class PossibilisticCMeans(
         """Set parameters by name."""
         return self._set(**self._input_kwargs)  # type: ignore[attr-defined]
 
-    def setGammaFactor(self, value: float) -> PossibilisticCMeans:  # noqa: N802
+    def setGammaFactor(self, value: float) -> Self:  # noqa: N802
         """Set the squared width of a cluster over its mean squared distance in fuzzy c-means."""
         return self._set(gammaFactor=value)
 
-    def setNoiseBelow(self, value: float) -> PossibilisticCMeans:  # noqa: N802
+    def setCoincidence(self, value: float) -> Self:  # noqa: N802
+        """Set the squared distance, over the smaller squared width, below which two centroids become one."""
+        return self._set(coincidence=value)
+
+    def setSmallestMass(self, value: float) -> Self:  # noqa: N802
+        """Set the fraction of the largest sum of typicalities below which a cluster is left out."""
+        return self._set(smallestMass=value)
+
+    def setNoiseBelow(self, value: float) -> Self:  # noqa: N802
         """Set the largest typicality below which a row is noise."""
         return self._set(noiseBelow=value)

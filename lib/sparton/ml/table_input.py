@@ -1,8 +1,9 @@
-"""Columns of a DataFrame that Spark ML stages cluster: a vector, an array or several numbers, as arrays of floats."""
+"""Columns of a DataFrame that Spark ML stages cluster: a vector, an array or several numbers, as floats."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyspark.ml.functions import vector_to_array
@@ -10,106 +11,191 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, NumericType, StructType
 
+from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES
 from sparton.data.schema import require_columns
+from sparton.data.settings import TRAIN, TableSettings
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 FLOATS = "array<float>"
-ID, WEIGHT, FEATURES = "sparton_id", "sparton_weight", "sparton_features"
+ID, WEIGHT = "sparton_id", "sparton_weight"
+
+SHOWN_COLUMNS = 5
+"""Columns that a message names, of many."""
 
 
-def features_column(schema: StructType, features: str, inputs: Sequence[str]) -> Column:
-    """Return the features of a row as an array of floats: the columns ``inputs``, or ``features`` where there are none.
+@dataclass(frozen=True)
+class Inputs:
+    """The columns of a DataFrame that are clustered, by the parameters that name them.
 
-    Raises
-    ------
-    DataError
-        If a column is missing or is not made of numbers.
+    Attributes
+    ----------
+    features
+        ``featuresCol``, read where ``columns`` is empty.
+    columns
+        ``inputCols``.
+    weight
+        ``weightCol``, None for weights of 1.
     """
-    require_columns(schema.names, inputs or [features], "the DataFrame")
-    if inputs:
-        for name in inputs:
-            _require(name, schema[name].dataType, isinstance(schema[name].dataType, NumericType), "numbers")
-        return F.array(*(_named(name).cast("float") for name in inputs))
-    found = schema[features].dataType
-    if isinstance(found, VectorUDT):
-        vector = _named(features)
-        return F.when(vector.isNotNull(), vector_to_array(vector, "float32"))
-    numeric = isinstance(found, ArrayType) and isinstance(found.elementType, NumericType)
-    _require(features, found, numeric, "a vector or an array of numbers (for several columns set inputCols)")
-    return _named(features).cast(FLOATS)
+
+    features: str
+    columns: tuple[str, ...] = ()
+    weight: str | None = None
+
+    def __post_init__(self) -> None:
+        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if twice:
+            raise DataError(f"inputCols: column {', '.join(twice)} is named twice; name each once")
+
+    @property
+    def named(self) -> str:
+        """What messages call the features."""
+        return self._named(self.columns)
+
+    def _named(self, columns: Sequence[str]) -> str:
+        if not self.columns:
+            return f"featuresCol {self.features}"
+        others = f" and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
+        return f"inputCols {', '.join(columns[:SHOWN_COLUMNS])}{others}"
+
+    def array(self, schema: StructType) -> Column:
+        """Return the features of a row as one array of floats.
+
+        Raises
+        ------
+        DataError
+            If a column is missing or is not made of numbers.
+        """
+        if self.columns:
+            return F.array(*self._floats(schema))
+        where = "the DataFrame (featuresCol)"
+        require_columns(schema.names, [self.features], where)
+        found = schema[self.features].dataType
+        column = _column(self.features)
+        if isinstance(found, VectorUDT):
+            return F.when(column.isNotNull(), vector_to_array(column, "float32"))
+        numeric = isinstance(found, ArrayType) and isinstance(found.elementType, NumericType)
+        expected = "a vector or an array of numbers (for several columns set inputCols)"
+        _require(where, self.features, found, numeric, expected)
+        return column.cast(FLOATS)
+
+    def stored(self, schema: StructType) -> list[Column]:
+        """Return what is stored of a row: features by their own names, an identity and a weight.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, is not made of numbers, or has a name that is taken.
+        """
+        names = self.columns or (self.features,)
+        taken = sorted({ID, WEIGHT} & {name.lower() for name in names})
+        if taken:
+            raise DataError(f"{self.named}: the name {', '.join(taken)} is taken; rename the column")
+        features = self._floats(schema) if self.columns else [self.array(schema)]
+        columns = [column.alias(name) for column, name in zip(features, names, strict=True)]
+        return [F.monotonically_increasing_id().alias(ID), *columns, self._weight(schema).alias(WEIGHT)]
+
+    def table(self, length: int) -> TableSettings:
+        """Return how a set is made from what was stored, of rows with ``length`` features."""
+        features = {"columns": self.columns} if self.columns else {"array": self.features, "length": length}
+        shard = TableSettings.model_fields["rows_per_shard"].get_default()
+        fitting = MAX_BINARY_BYTES // (length * FEATURE_DTYPE.itemsize)
+        return TableSettings(
+            **features,
+            id=ID,
+            weight=WEIGHT,
+            splits={TRAIN: 1.0},
+            max_rejected=0.0,
+            rows_per_shard=max(1, min(shard, fitting)),
+        )
+
+    def checked_length(self, rows: DataFrame) -> int:
+        """Return the number of features of rows that were stored.
+
+        Raises
+        ------
+        DataError
+            If there are no rows, lengths differ, or there are nulls, values that are not finite or negative weights.
+        """
+        weight = F.col(WEIGHT)
+        features = F.array(*map(_column, self.columns)) if self.columns else _column(self.features)
+        lengths = F.size(features)
+        found = rows.select(
+            F.count("*").alias("rows"),
+            _count(features.isNull() | F.exists(features, _is_null)).alias("null"),
+            _count(F.exists(features, _is_infinite)).alias("infinite"),
+            F.min(F.when(features.isNotNull(), lengths)).alias("shortest"),
+            F.max(F.when(features.isNotNull(), lengths)).alias("longest"),
+            _count(weight.isNull() | _is_infinite(weight) | (weight < 0)).alias("weightless"),
+            _count(weight > 0).alias("weighty"),
+        ).first()
+        assert found is not None  # an aggregate has one row
+        total = found["rows"]
+        if not total:
+            raise DataError("the DataFrame is empty; expected rows to cluster")
+        if found["null"]:
+            problem = f"{self._bad(rows, _is_null)}: found nulls in {found['null']} of {total} rows, expected numbers"
+        elif found["infinite"]:
+            bad = self._bad(rows, _is_infinite)
+            problem = f"{bad}: found NaN or infinity (as float32) in {found['infinite']} of {total} rows"
+        elif found["weightless"]:
+            bad = f"found null, negative or infinite ones in {found['weightless']} of {total} rows"
+            problem = f"weightCol {self.weight}: {bad}, expected numbers from 0"
+        elif found["shortest"] != found["longest"]:
+            lengths_found = f"{found['shortest']} to {found['longest']}"
+            problem = f"{self.named}: found {lengths_found} values in a row, expected as many in each"
+        elif not found["longest"]:
+            problem = f"{self.named}: found no value in a row, expected at least one"
+        elif not found["weighty"]:
+            problem = f"weightCol {self.weight}: found 0 in all {total} rows, expected some above"
+        else:
+            return int(found["longest"])
+        raise DataError(f"{problem}; drop or mend these rows")
+
+    def _floats(self, schema: StructType) -> list[Column]:
+        where = "the DataFrame (inputCols)"
+        require_columns(schema.names, self.columns, where)
+        for name in self.columns:
+            found = schema[name].dataType
+            _require(where, name, found, isinstance(found, NumericType), "numbers")
+        return [_column(name).cast("float") for name in self.columns]
+
+    def _weight(self, schema: StructType) -> Column:
+        if self.weight is None:
+            return F.lit(1.0).cast("float")
+        where = "the DataFrame (weightCol)"
+        require_columns(schema.names, [self.weight], where)
+        found = schema[self.weight].dataType
+        _require(where, self.weight, found, isinstance(found, NumericType), "numbers")
+        return _column(self.weight).cast("float")
+
+    def _bad(self, rows: DataFrame, is_bad: Callable[[Column], Column]) -> str:
+        """Return the columns that have bad values, by the parameter that names them."""
+        if not self.columns:
+            return self.named
+        flags = rows.select(*(F.max(is_bad(_column(name))) for name in self.columns)).first()
+        assert flags is not None
+        return self._named([name for name, bad in zip(self.columns, flags, strict=True) if bad])
 
 
-def weight_column(schema: StructType, weight: str | None) -> Column:
-    """Return the weight of a row as a float, 1 where no column is named.
-
-    Raises
-    ------
-    DataError
-        If the column is missing or is not numeric.
-    """
-    if weight is None:
-        return F.lit(1.0).cast("float")
-    require_columns(schema.names, [weight], "the DataFrame")
-    _require(weight, schema[weight].dataType, isinstance(schema[weight].dataType, NumericType), "numbers")
-    return _named(weight).cast("float")
+def _count(condition: Column) -> Column:
+    return F.count(F.when(condition, True))
 
 
-def checked_length(rows: DataFrame, names: str) -> int:
-    """Return the number of features of rows with the columns ``sparton_features`` and ``sparton_weight``.
-
-    Raises
-    ------
-    DataError
-        If there are no rows, lengths differ, or there are nulls, values that are not finite or negative weights.
-    """
-    features, weight = F.col(FEATURES), F.col(WEIGHT)
-
-    def count(condition: Column) -> Column:
-        return F.count(F.when(condition, True))
-
-    def is_bad(value: Column) -> Column:
-        return F.isnan(value) | (F.abs(value) == float("inf"))
-
-    lengths = F.size(features)
-    found = rows.select(
-        F.count("*").alias("rows"),
-        count(features.isNull() | F.exists(features, lambda value: value.isNull())).alias("null"),
-        count(F.exists(features, is_bad)).alias("infinite"),
-        F.min(F.when(features.isNotNull(), lengths)).alias("shortest"),
-        F.max(F.when(features.isNotNull(), lengths)).alias("longest"),
-        count(weight.isNull() | is_bad(weight) | (weight < 0)).alias("weightless"),
-        count(weight > 0).alias("weighty"),
-    ).first()
-    assert found is not None  # an aggregate has one row
-    total = found["rows"]
-    if not total:
-        raise DataError("the DataFrame is empty; expected rows to cluster")
-    problems = {
-        f"{names}: found nulls in {found['null']} of {total} rows, expected numbers": found["null"],
-        f"{names}: found NaN or infinity (as float32) in {found['infinite']} of {total} rows, expected neither": (
-            found["infinite"]
-        ),
-        f"weights: found null, negative or infinite ones in {found['weightless']} of {total} rows, expected numbers "
-        "from 0": found["weightless"],
-        f"{names}: found {found['shortest']} to {found['longest']} values in a row, expected as many in each": (
-            found["shortest"] != found["longest"]
-        ),
-        f"{names}: found no value in a row, expected at least one": found["longest"] == 0,
-        f"weights: found 0 in all {total} rows, expected some above": not found["weighty"],
-    }
-    for problem, count_of_it in problems.items():
-        if count_of_it:
-            raise DataError(f"{problem}; drop or mend these rows")
-    return int(found["longest"])
+def _is_null(value: Column) -> Column:
+    return value.isNull()
 
 
-def _require(name: str, found: DataType, good: bool, expected: str) -> None:
+def _is_infinite(value: Column) -> Column:
+    return F.isnan(value) | (F.abs(value) == float("inf"))
+
+
+def _require(where: str, name: str, found: DataType, good: bool, expected: str) -> None:
     if not good:
-        raise DataError(f"the DataFrame: column {name} is {found.simpleString()}, expected {expected}")
+        raise DataError(f"{where}: column {name} is {found.simpleString()}, expected {expected}")
 
 
-def _named(name: str) -> Column:
+def _column(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")

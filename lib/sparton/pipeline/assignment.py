@@ -40,7 +40,8 @@ def assign(
     Parameters
     ----------
     settings
-        The section ``assign`` decides the batch of the network, and whether rows of a table get all distances.
+        The section ``assign`` decides the batch of the network, and whether rows of a table get all distances;
+        ``cluster.device`` what computes these.
     input
         Training set (all its splits) or jets table, or with a bundle of clusters a table set; None takes
         ``<workspace>/set``.
@@ -108,7 +109,9 @@ def _assigned_rows(spark: SparkSession, inputs: dict[str, str], settings: Pipeli
     description = bundle.load(inputs["model"])
     require_features(read_table_set(inputs["rows"]).feature_names, description.inputs.feature_names, inputs["rows"])
     clusters = description.clusters
-    assign = partial(assign_batches, clusters=clusters, distances=settings.assign.distances)
+    assign = partial(
+        assign_batches, clusters=clusters, distances=settings.assign.distances, device=settings.cluster.device
+    )
     rows = spark.read.parquet(storage.spark_source(inputs["rows"])).select("id", "features")
     return rows.mapInArrow(assign, from_arrow_schema(schema_of(clusters)))
 

@@ -47,7 +47,8 @@ class EvaluateSettings(Config):
         Seed of the sample and of the baselines.
     elbow
         Of a table: further numbers of clusters that k-means divides the sample into, to compare their inertia and
-        silhouette.
+        silhouette. Each number costs a training on the sample, with the passes of the bundle's and as many tries of its
+        start (``cluster.start_tries``).
     """
 
     split: str = "test"
@@ -278,7 +279,7 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
         seed=settings.evaluate.seed,
         versions=installed_versions(),
         inputs=call.input_fingerprints(),
-        config=settings.to_yaml(),
+        config=settings.used_for("jets" if metrics.unit == "jets" else "table"),
         training=_training_times(call.inputs["model"]),
     )
     title = "Jet clusters" if metrics.unit == "jets" else "Clusters of a table"

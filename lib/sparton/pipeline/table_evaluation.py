@@ -250,8 +250,9 @@ def _elbow(rows: NDArray[np.float32], description: Description, settings: Evalua
     from sparton.sgd.train import fit
 
     names = KMeansSettings.model_fields if description.kind == "kmeans" else ROWS_TAKEN
-    chosen = {name: value for name, value in description.training.items() if name in names}
-    training = validate(KMeansSettings, chosen, "model.json").without("lanes")  # which one process does not need
+    # One process needs no lanes, and another machine may compute.
+    chosen = {name: value for name, value in description.training.items() if name in names and name != "device"}
+    training = validate(KMeansSettings, chosen, "model.json").without("lanes")
     points = []
     distinct = len(np.unique(rows, axis=0))
     for k in settings.elbow:

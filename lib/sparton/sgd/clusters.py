@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.errors import DataError
-from sparton.sgd import compute, typicality
+from sparton.sgd.backend import ALL_CORES, Backend
 from sparton.sgd.coordinates import Coordinates
 
 Array = NDArray[Any]
 
-DISTANCE_ROWS = 4096
-"""Rows whose distances to all centroids are computed at once."""
+CHUNK_ROWS = 4096
+"""Rows that are looked at once."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Clusters:
         """Centroids in the units of the rows, float64 [k, d]."""
         return self.coordinates.rows(self.centroids)
 
-    def assign(self, rows: Array, threads: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def assign(self, rows: Array, backend: Backend = ALL_CORES) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the nearest cluster of each row, int32 [n], and its distance among the points, float32 [n].
 
         Parameters
         ----------
         rows
             float32 or float64 [n, d], finite.
-        threads
-            How many to use; None takes those that the process was given.
+        backend
+            What computes.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class Clusters:
             If rows have another number of columns, or values are not finite.
         """
         self._check(rows)
-        label = self._labels(rows, threads)
+        label = self._labels(rows, backend)
         distance = np.empty(len(rows), np.float32)
         for part in _parts(len(rows)):
             away = self.coordinates.points(rows[part]) - self.centroids[label[part]]
@@ -70,16 +70,10 @@ class Clusters:
         """Return how unusual rows are, float32 [n], from what :meth:`assign` returned: here the distance itself."""
         return distance
 
-    def distances(self, rows: Array) -> NDArray[np.float32]:
+    def distances(self, rows: Array, backend: Backend = ALL_CORES) -> NDArray[np.float32]:
         """Return the distances of rows to all centroids, among the points, float32 [n, k]."""
         self._check(rows)
-        squares = np.square(self.centroids).sum(axis=1)
-        found = np.empty((len(rows), len(self.centroids)), np.float32)
-        for part in _parts(len(rows)):
-            points = self.coordinates.points(rows[part])
-            square = np.square(points).sum(axis=1)[:, None] - 2 * points @ self.centroids.T + squares
-            found[part] = np.sqrt(np.maximum(square, 0))
-        return found
+        return backend.distances(rows, self.coordinates, self.centroids)
 
     def two_nearest(self, rows: Array) -> NDArray[np.float32]:
         """Return the distances of rows to the nearest and the next centroid, float32 [n, 2]; k is at least 2."""
@@ -88,8 +82,8 @@ class Clusters:
             found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
         return found
 
-    def _labels(self, rows: Array, threads: int | None) -> NDArray[np.int32]:
-        return compute.nearest(rows, self.coordinates, self.centroids, self.precision, threads)
+    def _labels(self, rows: Array, backend: Backend) -> NDArray[np.int32]:
+        return backend.nearest(rows, self.coordinates, self.centroids, self.precision)
 
     def _check(self, rows: Array) -> None:
         width = self.coordinates.dimensions
@@ -134,9 +128,9 @@ class PossibilisticClusters(Clusters):
             found[part] = np.partition(self.distances(rows[part]) / np.sqrt(self.widths), 1, axis=1)[:, :2]
         return found
 
-    def _labels(self, rows: Array, threads: int | None) -> NDArray[np.int32]:
-        return typicality.nearest(rows, self.coordinates, self.centroids, self.widths, self.precision, threads)
+    def _labels(self, rows: Array, backend: Backend) -> NDArray[np.int32]:
+        return backend.most_typical(rows, self.coordinates, self.centroids, self.widths, self.precision)
 
 
 def _parts(n: int) -> Iterator[slice]:
-    return (slice(first, min(first + DISTANCE_ROWS, n)) for first in range(0, n, DISTANCE_ROWS))
+    return (slice(first, min(first + CHUNK_ROWS, n)) for first in range(0, n, CHUNK_ROWS))

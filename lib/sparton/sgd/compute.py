@@ -78,15 +78,7 @@ def nearest(
         If squared norms of the centroids are beyond the precision's range.
     """
     dtype = np.dtype(precision)
-    rounded = np.ascontiguousarray(centroids, dtype)
-    with np.errstate(over="ignore"):
-        exact = rounded.astype(np.float64)
-        half = (0.5 * np.einsum("kd,kd->k", exact, exact)).astype(dtype)
-    if not np.isfinite(half).all():
-        raise TrainingError(
-            f"squared distances of the centroids exceed {dtype.name}; standardise the features (cluster.scaling: "
-            "standard) or set cluster.precision: float64"
-        )
+    rounded, half = halved(centroids, dtype)
     n, k = len(rows), len(rounded)
     chunk = chunk_rows(n, k, dtype)
     label = np.empty(n, np.int32)
@@ -150,6 +142,27 @@ def accumulate(
     if parts == 1:
         return residuals[0], counts[0], float(inertia[0, 0])
     return residuals.sum(axis=0), counts.sum(axis=0), float(inertia.sum())
+
+
+def halved(centroids: NDArray[np.float64], precision: DTypeLike) -> tuple[Array, Array]:
+    """Return centroids in a precision, [k, d], and their halved squared norms [k]: what products are compared with.
+
+    Raises
+    ------
+    TrainingError
+        If the norms are beyond the precision's range.
+    """
+    dtype = np.dtype(precision)
+    rounded = np.ascontiguousarray(centroids, dtype)
+    with np.errstate(over="ignore"):
+        exact = rounded.astype(np.float64)
+        half = (0.5 * np.einsum("kd,kd->k", exact, exact)).astype(dtype)
+    if not np.isfinite(half).all():
+        raise TrainingError(
+            f"squared distances of the centroids exceed {dtype.name}; standardise the features (cluster.scaling: "
+            "standard) or set cluster.precision: float64"
+        )
+    return rounded, half
 
 
 def chunk_rows(n: int, k: int, dtype: DTypeLike) -> int:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparton.sgd import compute
+from sparton.sgd.backend import ALL_CORES, Backend
 from sparton.sgd.batch import Batch
 from sparton.sgd.clusters import Clusters
 from sparton.sgd.coordinates import Coordinates
@@ -62,8 +62,8 @@ class KMeans:
         What turns rows into points.
     steps, global_batch
         Steps of the whole training, and rows of all ranks in one of them.
-    threads
-        Threads of the computation; None takes those that the process was given.
+    backend
+        What sums over rows are computed on.
     """
 
     words = Words("inertia", "reseeded")
@@ -74,13 +74,13 @@ class KMeans:
         coordinates: Coordinates,
         steps: int,
         global_batch: int,
-        threads: int | None = None,
+        backend: Backend = ALL_CORES,
     ) -> None:
         self.settings = settings
         self.coordinates = coordinates
         self._last_reseeding = int(RESEEDING_ENDS * steps)
         self._reseeding_steps = max(1, -(-ROWS_BETWEEN_RESEEDINGS * settings.n_clusters // global_batch))
-        self._threads = threads
+        self._backend = backend
 
     def first_state(self, rows: Array, weight: Array) -> KMeansState:
         """Return the first centroids, found on a sample of rows [n, d] of these weights [n].
@@ -111,9 +111,9 @@ class KMeans:
 
     def local_statistics(self, batch: Batch, state: KMeansState) -> KMeansStatistics:
         """Return sums over a rank's rows, each assigned to the nearest of the state's centroids."""
-        shared = (self.coordinates, state.centroids)
-        label = compute.nearest(batch.rows, *shared, self.settings.precision, self._threads)
-        residuals, counts, inertia = compute.accumulate(batch.rows, batch.weight, label, *shared, self._threads)
+        residuals, counts, inertia = self._backend.cluster_sums(
+            batch.rows, batch.weight, self.coordinates, state.centroids, self.settings.precision
+        )
         return KMeansStatistics(residuals, counts, np.asarray(inertia))
 
     def update(self, state: KMeansState, statistics: KMeansStatistics) -> tuple[KMeansState, Figures]:

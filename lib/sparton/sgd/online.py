@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.errors import ConfigError, TrainingError
+from sparton.sgd import rounding
+from sparton.sgd.backend import Processor
 from sparton.sgd.batch import Batch
 from sparton.sgd.bundle import Description, PossibilisticDescription, TableInputs
 from sparton.sgd.compute import own_threads
@@ -29,6 +31,9 @@ Array = NDArray[Any]
 
 ENDLESS = 1 << 62
 """Steps of a training that has no end, so that it never comes to its last ones."""
+
+ONE_CORE = Processor(threads=1)
+"""Of a task of Spark. Sums on a GPU would not be the same bits when Spark repeats a micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,10 @@ class Online:
     stream: StreamSettings
 
     def __post_init__(self) -> None:
+        if self.cluster.device == "gpu":
+            raise ConfigError(
+                "cluster.device is gpu: rows of a stream are summed on the executors' cores; set cluster.device: auto"
+            )
         if self.stream.half_life is not None and self.cluster.decay != 1:
             raise ConfigError(
                 f"stream.half_life is {self.stream.half_life:g} and cluster.decay {self.cluster.decay:g}: both say "
@@ -145,6 +154,7 @@ class Online:
             feature_std=tuple(moments.std()[0].tolist()),
             scaling=self.cluster.scaling,
         )
+        rounding.warn_of_stored(inputs)
         method = self.method(inputs)
         with own_threads():  # the number of threads would change bits of the libraries' products
             state = method.first_state(sample.rows, sample.shares)
@@ -166,8 +176,8 @@ class Online:
         forgetting = {} if decay is None else {"decay": decay}
         if isinstance(self.cluster, KMeansSettings):
             each_step = ROWS_BETWEEN_RESEEDINGS * self.cluster.n_clusters
-            return KMeans(self.cluster.model_copy(update=forgetting), coordinates, ENDLESS, each_step, threads=1)
-        return PossibilisticCMeans(self.cluster.model_copy(update=forgetting), coordinates, epoch_steps=1, threads=1)
+            return KMeans(self.cluster.model_copy(update=forgetting), coordinates, ENDLESS, each_step, ONE_CORE)
+        return PossibilisticCMeans(self.cluster.model_copy(update=forgetting), coordinates, 1, ONE_CORE)
 
     def step(self, model: Model, statistics: Any, rows: int) -> tuple[Model, Step]:
         """Return the clusters after a batch of ``rows`` rows, from the sums over them with ``model``'s centroids.
@@ -227,20 +237,21 @@ class Online:
             return replace(found, figures={"mean_inertia": self.mean_objective(model)})
         # What a centroid stands for tells whether it has rows: the stream may just have begun.
         assert isinstance(method, PossibilisticCMeans)
-        found = method.outcome(model.state, totals._replace(masses=model.state.counts))
-        figures = {name: value for name, value in found.figures.items() if name != "cost"}
-        return replace(found, figures={**figures, "mean_cost": self.mean_objective(model)})
+        found = method.outcome(model.state, totals, standing=model.state.counts)
+        # Sums over the stream are of centroids on their way: neither is a figure of the last ones.
+        figures = {name: value for name, value in found.figures.items() if name not in ("cost", "mean_gradient")}
+        return replace(found, figures=figures)
 
     def smallest_share(self, model: Model) -> float:
         """Return the smallest cluster's share of all that the clusters stand for."""
         return self.method(model.inputs).smallest_share(model.state)
 
     def mean_objective(self, model: Model) -> float:
-        """Return the objective a row over the stream, what was forgotten left out."""
+        """Return the objective a row over the stream, what was forgotten and what takes no part any more left out."""
         totals, weight = model.totals, self.weight(model.totals)
         if isinstance(self.cluster, KMeansSettings):
             return float(totals.inertia) / weight
-        return cost(model.state.widths, totals.masses) / weight
+        return cost(model.state.widths * model.state.live, totals.masses) / weight
 
     def _told(self, before: Model, after: Model, statistics: Any, figures: Figures) -> Step:
         distance = np.sqrt(np.square(after.state.centroids - before.state.centroids).sum(axis=1))

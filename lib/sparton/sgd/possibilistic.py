@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.errors import TrainingError
-from sparton.sgd import fuzzy, typicality
+from sparton.sgd import fuzzy
+from sparton.sgd.backend import ALL_CORES, Backend
 from sparton.sgd.batch import Batch
 from sparton.sgd.clusters import PossibilisticClusters
 from sparton.sgd.coordinates import Coordinates
@@ -76,19 +77,23 @@ class PossibilisticCMeans:
         What turns rows into points.
     epoch_steps
         Steps of an epoch.
-    threads
-        Threads of the computation; None takes those that the process was given.
+    backend
+        What sums over rows are computed on.
     """
 
     words = Words("cost", "merged")
 
     def __init__(
-        self, settings: PossibilisticSettings, coordinates: Coordinates, epoch_steps: int, threads: int | None = None
+        self,
+        settings: PossibilisticSettings,
+        coordinates: Coordinates,
+        epoch_steps: int,
+        backend: Backend = ALL_CORES,
     ) -> None:
         self.settings = settings
         self.coordinates = coordinates
         self._epoch_steps = epoch_steps
-        self._threads = threads
+        self._backend = backend
 
     def first_state(self, rows: Array, weight: Array) -> PossibilisticState:
         """Return the centroids that fuzzy c-means finds on a sample of rows [n, d] of these weights [n], and gamma.
@@ -101,7 +106,7 @@ class PossibilisticCMeans:
         settings, k = self.settings, self.settings.n_clusters
         points, weight = self.coordinates.points(rows), np.asarray(weight, np.float64)
         begin = first_centroids(points, weight, k, "k-means++", settings.seed)
-        found = fuzzy.partition(points, weight, begin, self._threads)
+        found = fuzzy.partition(points, weight, begin)
         flat = np.flatnonzero(found.spreads <= LEAST_SPREAD * fuzzy.total_variance(points, weight))
         if flat.size:
             place = ", ".join(f"{value:.6g}" for value in self.coordinates.rows(found.centroids)[flat[0]])
@@ -133,14 +138,13 @@ class PossibilisticCMeans:
         """Return sums over a rank's rows."""
         live = np.flatnonzero(state.live)
         residuals, masses = np.zeros_like(state.centroids), np.zeros(len(state.centroids))
-        residuals[live], masses[live] = typicality.accumulate(
+        residuals[live], masses[live] = self._backend.typicality_sums(
             batch.rows,
             batch.weight,
             self.coordinates,
             state.centroids[live],
             state.widths[live],
             self.settings.precision,
-            self._threads,
         )
         return PossibilisticStatistics(residuals, masses, np.asarray(batch.weight.sum(dtype=np.float64)))
 
@@ -169,8 +173,20 @@ class PossibilisticCMeans:
         kept[live[apart]] = 1
         return state._replace(live=kept), len(live) - len(apart)
 
-    def outcome(self, state: PossibilisticState, totals: PossibilisticStatistics) -> Outcome:
+    def outcome(
+        self,
+        state: PossibilisticState,
+        totals: PossibilisticStatistics,
+        standing: NDArray[np.float64] | None = None,
+    ) -> Outcome:
         """Return the clusters that are apart and have rows, from the last state and the sums over all rows with it.
+
+        Parameters
+        ----------
+        state, totals
+            The last state, and sums over rows.
+        standing
+            Typicalities float64 [k] by which clusters are left out; None takes those of the sums.
 
         Raises
         ------
@@ -179,15 +195,16 @@ class PossibilisticCMeans:
         """
         settings, k = self.settings, self.settings.n_clusters
         live = np.flatnonzero(state.live)
-        apart = live[distinct(state.centroids[live], state.widths[live], totals.masses[live], settings.coincidence)]
+        masses = totals.masses if standing is None else standing
+        apart = live[distinct(state.centroids[live], state.widths[live], masses[live], settings.coincidence)]
         weight = float(totals.weight)
-        largest = float(totals.masses.max())
+        largest = float(masses[live].max())
         if largest < LEAST_MASS * weight:
             raise TrainingError(
                 f"typicalities in the largest of {k} clusters sum up to {largest:.2g} over rows of weight "
                 f"{weight:.6g}: no row is like any centroid; raise cluster.gamma_factor"
             )
-        kept = apart[totals.masses[apart] >= settings.smallest_mass * largest]
+        kept = apart[masses[apart] >= settings.smallest_mass * largest]
         clusters = PossibilisticClusters(
             self.coordinates,
             state.centroids[kept],

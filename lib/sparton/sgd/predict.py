@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from sparton.data.featurize import decode_features
 from sparton.data.schema import TABLE_ASSIGNMENTS_ARROW, TABLE_TYPICALITIES_ARROW
+from sparton.sgd.backend import of_task
 from sparton.sgd.clusters import Clusters, PossibilisticClusters
 from sparton.sgd.compute import own_threads
+from sparton.sgd.settings import Device
 
 
 def schema_of(clusters: Clusters) -> pa.Schema:
@@ -20,7 +22,9 @@ def schema_of(clusters: Clusters) -> pa.Schema:
     return TABLE_TYPICALITIES_ARROW if possibilistic else TABLE_ASSIGNMENTS_ARROW
 
 
-def assign_batches(batches: Iterator[pa.RecordBatch], clusters: Clusters, distances: bool) -> Iterator[pa.RecordBatch]:
+def assign_batches(
+    batches: Iterator[pa.RecordBatch], clusters: Clusters, distances: bool, device: Device = "auto"
+) -> Iterator[pa.RecordBatch]:
     """Yield the assignments of rows of a table set, with the columns of :func:`schema_of`.
 
     Parameters
@@ -28,17 +32,19 @@ def assign_batches(batches: Iterator[pa.RecordBatch], clusters: Clusters, distan
     batches
         With ``id`` and ``features``.
     clusters
-        What assigns them; one thread is used, since Spark runs a task on every core already.
+        What assigns them.
     distances
         Whether to give the distances to all centroids and the typicalities in all clusters, or null.
+    device
+        See :func:`sparton.sgd.backend.of_task`.
     """
-    schema = schema_of(clusters)
+    schema, backend = schema_of(clusters), of_task(device)
     with own_threads():
         for batch in batches:
             rows = decode_features(batch.column("features"), clusters.coordinates.dimensions)
-            cluster, distance = clusters.assign(rows, threads=1)
+            cluster, distance = clusters.assign(rows, backend)
             score = clusters.scores(cluster, distance)
-            every = clusters.distances(rows) if distances else None
+            every = clusters.distances(rows, backend) if distances else None
             columns = [batch.column("id"), pa.array(cluster), _lists(every, len(rows)), pa.array(score)]
             if isinstance(clusters, PossibilisticClusters):
                 typical = None if every is None else clusters.typicalities(every)

@@ -16,6 +16,7 @@ TRIES_PER_CLUSTER = 2
 NOISE_BELOW = 0.05
 """Largest typicality of noise where widths are the mean distances of fuzzy c-means."""
 
+Device = Literal["auto", "cpu", "gpu"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -55,6 +56,10 @@ class DescentSettings(Config):
     tolerance
         Training ends when the smoothed largest move of a centroid in a step, squared, is below this fraction of the
         points' mean variance; 0 never does so.
+    device
+        What distances and sums are computed on: ``cpu``; ``gpu``, one for each worker; or ``auto``, a GPU where
+        TensorFlow sees one and a step has work for it (batch_size · n_clusters · features from 10⁸ on), else the CPU.
+        It decides nothing but the last digits. Streams are summed on CPUs.
     seed
         Seed of the first centroids, of the order of rows and of re-seeding.
     checkpoints_kept
@@ -79,6 +84,7 @@ class DescentSettings(Config):
     patience: int | None = Field(default=None, ge=1)
     tolerance: NonNegative = 0.0
     precision: Literal["float32", "float64"] = "float32"
+    device: Device = "auto"
     seed: int = Field(default=1, ge=0)
     checkpoints_kept: int = Field(default=2, ge=1)
     checkpoint_seconds: NonNegative = 60.0
@@ -92,8 +98,8 @@ class DescentSettings(Config):
         return self.start_rows or max(SAMPLE_ROWS, self.rows_per_cluster * self.n_clusters)
 
     def deciding(self) -> Self:
-        """Return these settings without those that merely keep the training safe on the way."""
-        return self.without("checkpoints_kept", "checkpoint_seconds")
+        """Return these settings without those that merely keep the training safe on the way, and where it computes."""
+        return self.without("checkpoints_kept", "checkpoint_seconds", "device")
 
     def lasting(self) -> Self:
         """Return the settings that decide, and that another number of workers keeps when it goes on with a training.
@@ -121,7 +127,8 @@ class KMeansSettings(DescentSettings):
     step_delay, step_power
         Of ``polynomial``.
     precision
-        Type in which distances are compared; sums and centroids are float64 in any case.
+        Type in which distances are compared; sums and centroids are float64 in any case. Rows of sets and streams are
+        stored as float32: float64 tells near centroids apart, not values that float32 has rounded to one.
     start
         Where the first centroids are: at rows of that sample that lie far from each other (``k-means++``), or at any
         rows of it (``random``).
@@ -129,8 +136,9 @@ class KMeansSettings(DescentSettings):
         Rows of the sample that are then tried in the place of first centroids, which finds clusters that were missed.
         None takes two for each cluster after ``k-means++`` and none after ``random``.
     reseed_ratio
-        A centroid whose count is below this fraction of the largest one is put onto a random row of the batch; 0
-        never does so. It is looked for such every ``10 n_clusters`` rows, and not in the last tenth of all steps.
+        A centroid whose count is below this fraction of the largest one is put onto a random row of the batch, a true
+        but tiny cluster's too; 0 never does so. It is looked for such every ``10 n_clusters`` rows, and not in the last
+        tenth of all steps.
     """
 
     method: Literal["kmeans"] = "kmeans"
@@ -171,6 +179,7 @@ class PossibilisticSettings(DescentSettings):
         Of ``polynomial``.
     precision
         Type in which points are multiplied with centroids; exponentials, sums and centroids are float64 in any case.
+        Rows of sets and streams are stored as float32.
     gamma_factor
         K: the squared width of a cluster, over the mean squared distance of its rows from its centroid in fuzzy
         c-means. Large widths merge clusters, small ones find peaks within them; the more features, the smaller it

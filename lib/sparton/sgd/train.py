@@ -17,7 +17,8 @@ from sparton.distributed.resumption import Checkpoints
 from sparton.distributed.times import WorkerTimes
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
-from sparton.sgd import bundle
+from sparton.sgd import bundle, rounding
+from sparton.sgd.backend import chosen
 from sparton.sgd.clusters import Clusters
 from sparton.sgd.compute import each_part, n_threads, part_limits
 from sparton.sgd.coordinates import Coordinates
@@ -27,7 +28,6 @@ from sparton.sgd.kmeans import KMeans
 from sparton.sgd.method import Method, Outcome
 from sparton.sgd.possibilistic import PossibilisticCMeans
 from sparton.sgd.settings import ClusterSettings, KMeansSettings
-from sparton.sgd.starts import neighbours
 from sparton.sgd.stopping import Rule
 from sparton.sgd.trainer import Schedule, Trained, Trainer
 from sparton.versions import installed_versions
@@ -35,9 +35,6 @@ from sparton.versions import installed_versions
 Array = NDArray[Any]
 
 logger = logging.getLogger(__name__)
-
-FLOAT32_ROUNDING = 2e-7
-"""Error of a squared distance in float32, as a fraction of the squared distance from the origin."""
 
 MOMENT_ROWS = 4096
 """Rows whose moments are computed at once, in the cache."""
@@ -112,6 +109,8 @@ def train(
     check_rows(manifest, set_folder)
     _verify_shards(connection, set_folder, manifest)
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
+    if connection.world.is_root:
+        rounding.warn_of_stored(inputs)
     feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed, settings.lanes)
     identity = fingerprint([settings.lasting().model_dump(mode="json"), manifest.model_dump(mode="json")])
     kept, seconds = settings.checkpoints_kept, settings.checkpoint_seconds
@@ -201,7 +200,9 @@ def check_rows(manifest: TableManifest, folder: str) -> None:
     spread = Moments(manifest.feature_count, np.array(manifest.feature_mean), np.array(manifest.feature_squares))
     if spread.std()[1].all():
         names = ", ".join(manifest.feature_names)
-        raise DataError(f"{folder}: no feature varies over the train split ({names}); there is nothing to cluster")
+        raise DataError(
+            f"{folder}: no feature varies over the train split, as float32 ({names}); there is nothing to cluster"
+        )
 
 
 def _verify_shards(connection: Connection, folder: str, manifest: TableManifest) -> None:
@@ -233,38 +234,20 @@ def _run(
         raise TrainingError(
             f"found {feed.total} rows, expected at least n_clusters={settings.n_clusters}; lower cluster.n_clusters"
         )
+    backend = chosen(settings.device, settings.batch_size * settings.n_clusters * coordinates.dimensions)
     method: Method[Any, Any]
     if isinstance(settings, KMeansSettings):
-        method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch)
+        method = KMeans(settings, coordinates, settings.epochs * feed.steps, global_batch, backend)
     else:
-        method = PossibilisticCMeans(settings, coordinates, feed.steps)
+        method = PossibilisticCMeans(settings, coordinates, feed.steps, backend)
     rule = Rule(min(1.0, 2 * global_batch / (feed.total + 1)), settings.patience, settings.tolerance * variance)
     schedule = Schedule(settings.epochs, rule, settings.sample_rows)
     trainer: Trainer[Any, Any] = Trainer(connection, feed, method, schedule, checkpoints)
     trained = trainer.run()
     outcome = method.outcome(trained.state, trained.totals)
     if connection.world.is_root:
-        _warn_of_rounding(outcome, settings)
+        rounding.warn_of_near(outcome.clusters.centroids, settings.precision)
     return _Run(method, trained, outcome)
-
-
-def _warn_of_rounding(outcome: Outcome, settings: ClusterSettings) -> None:
-    """Say so where float32 may take the wrong one of near centroids, since they are far from the origin."""
-    centroids = outcome.clusters.centroids
-    if settings.precision != "float32" or len(centroids) < 2:
-        return
-    norms = np.square(centroids).sum(axis=1)
-    rounding, nearest = FLOAT32_ROUNDING * norms, neighbours(centroids, norms, centroids).square[:, 1]
-    near = int(np.count_nonzero(rounding > nearest))
-    if near:
-        logger.warning(
-            "%d of %d clusters lie so near another one that float32 cannot tell them apart (squared distances are "
-            "rounded by %.2g, they differ by %.2g); set cluster.precision: float64, or scale the features",
-            near,
-            len(centroids),
-            rounding.max(),
-            nearest[rounding > nearest].min(),
-        )
 
 
 def _write_bundle(

@@ -41,17 +41,36 @@ def squared_distances(
     """
     dtype: Any = np.dtype(precision)
     norms = np.einsum("nd,nd->n", points, points), np.einsum("kd,kd->k", centroids, centroids)
-    largest = np.sqrt(norms[0].max(initial=0.0)) * np.sqrt(norms[1].max(initial=0.0))
-    if not largest < np.finfo(dtype).max:
-        raise TrainingError(
-            f"products of rows and centroids exceed {dtype.name}; standardise the features (cluster.scaling: "
-            "standard) or set cluster.precision: float64"
-        )
+    check_range(float(np.sqrt(norms[0].max(initial=0.0)) * np.sqrt(norms[1].max(initial=0.0))), dtype)
     found = (points.astype(dtype, copy=False) @ centroids.astype(dtype, copy=False).T).astype(np.float64, copy=False)
     found *= -2.0
     found += norms[0][:, None]
     found += norms[1]
     return np.maximum(found, 0.0, out=found)
+
+
+def check_range(largest: float, precision: DTypeLike) -> None:
+    """Check that the largest product that a point and a centroid may have is one of a precision's numbers.
+
+    Raises
+    ------
+    TrainingError
+        If it is not.
+    """
+    dtype: Any = np.dtype(precision)
+    if not largest < np.finfo(dtype).max:
+        raise TrainingError(
+            f"products of rows and centroids exceed {dtype.name}; standardise the features (cluster.scaling: "
+            "standard) or set cluster.precision: float64"
+        )
+
+
+def distances(rows: Array, coordinates: Coordinates, centroids: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the distances of rows [n, d] from centroids [k, d] among the points, float32 [n, k]."""
+    found = np.empty((len(rows), len(centroids)), np.float32)
+    for part in _chunks(0, len(rows), len(centroids)):
+        found[part] = np.sqrt(squared_distances(coordinates.points(rows[part]), centroids))
+    return found
 
 
 def nearest(
@@ -94,7 +113,7 @@ def accumulate(
     widths: NDArray[np.float64],
     precision: DTypeLike = np.float32,
     threads: int | None = None,
-) -> Sums:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sums over rows of the weighted typicalities u.
 
     Parameters
