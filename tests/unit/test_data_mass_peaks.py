@@ -119,5 +119,5 @@ def test_impossible_specs_are_refused(values: dict[str, object], problem: str) -
 
 
 def test_peaks_must_rise() -> None:
-    with pytest.raises(ValueError, match="rising centres and as many shares"):
+    with pytest.raises(ConfigError, match="rising centres and as many shares"):
         MassPeaks(centres=(90.0, 80.0), width=0.1, shares=(0.5, 0.5))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sparton.distributed.collectives import LocalCollectives
 from sparton.distributed.simulate import simulate
 from sparton.distributed.world import Connection
-from sparton.errors import TrainingError
+from sparton.errors import ConfigError, TrainingError
 from sparton.optim.exchange import GradientExchange
 from sparton.optim.loss_scale import LossScale, LossScaleState, advance, initial_state
 from sparton.optim.settings import LossScaleSettings
@@ -74,7 +74,7 @@ def test_overflow_without_end_is_an_error_that_names_variables_and_the_way_out()
 
 
 def test_limits_must_hold_the_first_scale() -> None:
-    with pytest.raises(ValueError, match="minimum <= initial <= maximum"):
+    with pytest.raises(ConfigError, match="minimum <= initial <= maximum"):
         LossScaleSettings(initial=8, maximum=4)
 
 

@@ -145,5 +145,5 @@ def test_warmup_from_the_rate_of_one_worker() -> None:
     )
     rates = [schedule_at(settings, 16, 0, step, 10).learning_rate for step in range(5)]
     assert rates == pytest.approx([2e-3 * factor for factor in (2, 4, 8, 16, 16)])
-    with pytest.raises(ValueError, match="exponential cannot start from 0"):
+    with pytest.raises(ConfigError, match="exponential cannot start from 0"):
         TrainSettings(warmup="exponential")
