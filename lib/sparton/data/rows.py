@@ -91,7 +91,7 @@ def frame_of(table: DataFrame | StoredTable) -> DataFrame:
     return table.frame if isinstance(table, StoredTable) else table
 
 
-def rows_of(table: DataFrame | StoredTable, wanted: Mapping[str, Wanted]) -> Rows:
+def rows_from(table: DataFrame | StoredTable, wanted: Mapping[str, Wanted]) -> Rows:
     """Return the rows of a table with the columns ``wanted``, by the names that they get, which it must have."""
     frame = selected(located(frame_of(table)), wanted)
     if not isinstance(table, StoredTable):

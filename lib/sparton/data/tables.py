@@ -13,7 +13,7 @@ from sparton.data.encoder import FILE, ROW
 from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES
 from sparton.data.manifest import TABLE_KIND, TableManifest, read_set
 from sparton.data.prepare import write_set
-from sparton.data.rows import Wanted, frame_of, rows_of, selected
+from sparton.data.rows import Wanted, frame_of, rows_from, selected
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
 from sparton.data.source_files import Source, StoredTable, checksums, file_codes, require_unchanged
@@ -84,7 +84,7 @@ def write_table_set(
         raise UsageError("the table has no files to make ids from; name an id column (table.id)")
     scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
     encoder = TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, made)
-    rows = rows_of(table, wanted_columns(frame.schema, encoder))
+    rows = rows_from(table, wanted_columns(frame.schema, encoder))
     target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
     common = write_set(target, rows, "table", names, inputs or {}, files)
