@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql.types import ArrayType, DoubleType, IntegerType
 
 from sparton.data.pieces import (
     MAX_TASK_BYTES,
@@ -19,7 +20,8 @@ from sparton.data.pieces import (
     Read,
     RowGroup,
     read_piece,
-    spark_name,
+    spark_schema,
+    spark_type,
     split_pieces,
 )
 from sparton.errors import DataError
@@ -81,10 +83,12 @@ def test_values_are_rounded_and_places_counted(tmp_path: Path) -> None:
 
 
 def test_types_that_spark_reads_otherwise_are_none() -> None:
-    assert spark_name(pa.list_(pa.float64())) == "array<double>"
-    assert spark_name(pa.uint16()) == "int"
+    assert spark_type(pa.list_(pa.float64())) == ArrayType(DoubleType())
+    assert spark_type(pa.uint16()) == IntegerType()
     for kind in (pa.uint64(), pa.decimal128(10, 2), pa.float16(), pa.bool_(), pa.list_(pa.binary())):
-        assert spark_name(kind) is None
+        assert spark_type(kind) is None
+        assert spark_schema(pa.schema([pa.field("a", pa.int32()), pa.field("b", kind)])) is None
+    assert spark_schema(pa.schema([pa.field("a", pa.int32()), pa.field("A", pa.int32())])) is None
 
 
 def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path) -> None:

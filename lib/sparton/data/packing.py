@@ -23,8 +23,13 @@ BUFFER_BYTES = 32 << 20
 BLOB_BYTES = 4 << 20
 """Size of a blob, about: the JVM holds a few copies of each that it handles."""
 
-ORDERED_BYTES = 8 << 20
-"""Rows that are put into order at a time."""
+ALONE_BYTES = BLOB_BYTES // 4
+"""A blob from this size on is handed on as it is, smaller ones are copied together."""
+
+ORDERED_BYTES = 32 << 20
+"""Rows that are taken in order at a time, at most."""
+
+MANY = 1 << 62
 
 BLOB_ARROW = pa.schema([pa.field("route", pa.int32()), pa.field("group", pa.int32()), pa.field("rows", pa.binary())])
 
@@ -73,6 +78,9 @@ class Packer:
         size = 0
         for group in sorted(self._rows):
             for blob in _blobs(self._rows.pop(group)):
+                if blob.size >= ALONE_BYTES:
+                    yield self._batch([(group, blob)])
+                    continue
                 waiting.append((group, blob))
                 size += blob.size
                 if size >= BLOB_BYTES:
@@ -90,18 +98,29 @@ class Packer:
         return pa.RecordBatch.from_arrays([pa.array(self._route[group]), pa.array(group), rows], schema=BLOB_ARROW)
 
 
-def in_order(blobs: Sequence[pa.Buffer], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def in_order(
+    blobs: Sequence[pa.Buffer], schema: pa.Schema, first: int = 0, rows: int = MANY
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows of all blobs of a group by rising key, those of one key by their content: nulls come first.
 
     So the order does not hang on where rows came from.
+
+    Parameters
+    ----------
+    blobs, schema
+        The blobs, and their columns.
+    first, rows
+        Where rows are cut into batches: after the ``first`` ones, and then after so many each; large ones are cut
+        further.
     """
     batches = [pa.ipc.read_record_batch(pa.ipc.read_message(blob), schema) for blob in blobs]
     table = pa.Table.from_batches(batches, schema).combine_chunks()
     del batches
     order = _order(table)
-    step = max(ORDERED_BYTES * table.num_rows // max(table.nbytes, 1), 1)
-    for start in range(0, table.num_rows, step):
-        yield from table.take(pa.array(order[start : start + step])).to_batches()
+    most = max(ORDERED_BYTES * table.num_rows // max(table.nbytes, 1), 1)
+    for part in np.split(order, range(first, order.size, rows)):
+        for start in range(0, part.size, most):
+            yield from table.take(pa.array(part[start : start + most])).to_batches()
 
 
 def _blobs(rows: Sequence[pa.RecordBatch]) -> Iterator[pa.Buffer]:

@@ -10,6 +10,19 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyspark.sql.types import (
+    ArrayType,
+    ByteType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    ShortType,
+    StringType,
+    StructField,
+    StructType,
+)
 
 from sparton import storage
 from sparton.data.encoder import FILE, ROW
@@ -26,18 +39,18 @@ MIN_BATCH_ROWS, MAX_BATCH_ROWS = 512, 65_536
 URL_CHARACTERS = "/:!$&'()*+,;=@~"
 """What stays as it is in the URLs of files."""
 
-SPARK_NAMES = {
-    pa.int8(): "tinyint",
-    pa.int16(): "smallint",
-    pa.int32(): "int",
-    pa.int64(): "bigint",
-    pa.uint8(): "smallint",
-    pa.uint16(): "int",
-    pa.uint32(): "bigint",
-    pa.float32(): "float",
-    pa.float64(): "double",
-    pa.string(): "string",
-    pa.large_string(): "string",
+SPARK_TYPES: dict[pa.DataType, DataType] = {
+    pa.int8(): ByteType(),
+    pa.int16(): ShortType(),
+    pa.int32(): IntegerType(),
+    pa.int64(): LongType(),
+    pa.uint8(): ShortType(),
+    pa.uint16(): IntegerType(),
+    pa.uint32(): LongType(),
+    pa.float32(): FloatType(),
+    pa.float64(): DoubleType(),
+    pa.string(): StringType(),
+    pa.large_string(): StringType(),
 }
 """What Spark makes of Arrow's types in Parquet files, of those types whose values both read and cast alike."""
 
@@ -72,12 +85,22 @@ class Read(NamedTuple):
     type: pa.DataType
 
 
-def spark_name(found: pa.DataType) -> str | None:
-    """Return Spark's name of an Arrow type in a Parquet file; None where the two do not read it alike."""
+def spark_type(found: pa.DataType) -> DataType | None:
+    """Return what Spark makes of an Arrow type in a Parquet file; None where the two do not read it alike."""
     if pa.types.is_list(found) or pa.types.is_large_list(found):
-        inner = spark_name(found.value_type)
-        return None if inner is None else f"array<{inner}>"
-    return SPARK_NAMES.get(found)
+        inner = spark_type(found.value_type)
+        return None if inner is None else ArrayType(inner)
+    return SPARK_TYPES.get(found)
+
+
+def spark_schema(schema: pa.Schema) -> StructType | None:
+    """Return what Spark makes of the columns of a Parquet file; None where the two do not read them alike."""
+    types = [spark_type(field.type) for field in schema]
+    folded = {name.casefold() for name in schema.names}
+    if len(folded) < len(types):
+        return None  # Spark looks at small and capital letters alike
+    fields = [StructField(name, kind) for name, kind in zip(schema.names, types, strict=True) if kind is not None]
+    return StructType(fields) if len(fields) == len(types) else None
 
 
 def split_pieces(files: Sequence[tuple[str, Sequence[RowGroup]]], slots: int) -> list[tuple[Piece, ...]]:
@@ -122,7 +145,7 @@ def read_piece(
     columns
         The columns, by the names that they get.
     file, row
-        Add the columns :data:`sparton.data.encoder.FILE` and :data:`sparton.data.encoder.ROW`.
+        Add the columns :data:`sparton.data.encoder.FILE` (as a dictionary) and :data:`sparton.data.encoder.ROW`.
 
     Raises
     ------
@@ -136,11 +159,11 @@ def read_piece(
             source = pq.ParquetFile(stream)
             _require_same(source, piece, columns)
             names = list(dict.fromkeys(read.name for read in columns.values()))
-            first = piece.first_row
+            first, url = piece.first_row, piece.url
             for batch in source.iter_batches(piece.batch_rows, list(piece.groups), names, use_threads=False):
                 read = {name: _cast(batch.column(wanted.name), wanted.type) for name, wanted in columns.items()}
                 if file:
-                    read[FILE] = pa.repeat(pa.scalar(piece.url), batch.num_rows)
+                    read[FILE] = pa.DictionaryArray.from_arrays(np.zeros(batch.num_rows, np.int32), [url])
                 if row:
                     read[ROW] = pa.array(np.arange(first, first + batch.num_rows))
                 first += batch.num_rows

@@ -17,7 +17,7 @@ from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.manifest import Manifest, SetManifest, SourceFile, read_manifest
 from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import find_edges, sample_masses
-from sparton.data.rows import Rows, Wanted, frame_of, rows_from
+from sparton.data.rows import Rows, Wanted, rows_from
 from sparton.data.schema import require_columns
 from sparton.data.settings import PrepareSettings
 from sparton.data.source_files import Source, StoredTable, checksums, require_unchanged
@@ -80,7 +80,7 @@ def write_training_set(
         replaced meanwhile, or what was written cannot be read back. The quarantine stays in the folder.
     """
     encoder = JetsEncoder(settings)
-    require_columns(frame_of(jets).columns, encoder.columns, encoder.kind)
+    require_columns(jets.columns, encoder.columns, encoder.kind)
     rows = rows_from(jets, {name: Wanted(name) for name in encoder.columns})
     folder = storage.absolute(folder)
     previous = read_manifest(folder) if extend else None

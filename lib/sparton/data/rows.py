@@ -17,12 +17,13 @@ from pyspark.sql.pandas.types import from_arrow_schema, from_arrow_type, to_arro
 
 from sparton import storage
 from sparton.data.encoder import FILE, ROW
-from sparton.data.pieces import Piece, Read, read_piece, spark_name, split_pieces
+from sparton.data.pieces import Piece, Read, read_piece, spark_type, split_pieces
 from sparton.data.source_files import Source, StoredTable, located
 from sparton.data.tasks import each
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+    from pyspark.sql.types import DataType
 
 Task = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 """What a Spark task makes of the batches of its partition."""
@@ -71,39 +72,46 @@ class FrameRows:
 class FileRows:
     """Rows that tasks read from Parquet files, those of each of ``tasks`` by one.
 
-    ``columns`` are all that can be asked for, beside the place.
+    Attributes
+    ----------
+    table, wanted
+        The files, and the columns.
+    tasks
+        What to read.
+    are_files
+        They are.
     """
 
-    frame: DataFrame
+    table: StoredTable
+    wanted: Mapping[str, Wanted]
     tasks: tuple[tuple[Piece, ...], ...]
-    columns: Mapping[str, Read]
     are_files: bool = True
+
+    @property
+    def frame(self) -> DataFrame:
+        """The rows as Spark reads them."""
+        return selected(located(self.table.frame), self.wanted)
 
     def mapped(self, columns: Sequence[str], task: Task, schema: pa.Schema) -> DataFrame:
         """Return what ``task`` makes of these columns of the rows, with the columns of ``schema``."""
-        chosen = {name: self.columns[name] for name in columns if name not in (FILE, ROW)}
-        read = partial(_read, columns=chosen, file=FILE in columns, row=ROW in columns, task=task)
-        return each(self.frame.sparkSession, self.tasks, read, schema)
-
-
-def frame_of(table: DataFrame | StoredTable) -> DataFrame:
-    """Return a table as Spark reads it."""
-    return table.frame if isinstance(table, StoredTable) else table
+        types = {item.name: item.dataType for item in self.table.schema}
+        chosen = {name: self.wanted[name] for name in columns if name not in (FILE, ROW)}
+        reads = {key: Read(read.name, read.type or to_arrow_type(types[read.name])) for key, read in chosen.items()}
+        run = partial(_read, columns=reads, file=FILE in columns, row=ROW in columns, task=task)
+        return each(self.table.spark, self.tasks, run, schema)
 
 
 def rows_from(table: DataFrame | StoredTable, wanted: Mapping[str, Wanted]) -> Rows:
     """Return the rows of a table with the columns ``wanted``, by the names that they get, which it must have."""
-    frame = selected(located(frame_of(table)), wanted)
     if not isinstance(table, StoredTable):
-        return FrameRows(frame)
-    types = {item.name: item.dataType for item in table.frame.schema}
-    used = {read.name: types[read.name].simpleString() for read in wanted.values()}
+        return FrameRows(selected(located(table), wanted))
+    types = {item.name: item.dataType for item in table.schema}
+    used = {read.name: types[read.name] for read in wanted.values()}
     if not all(_reads_alike(source, used) for source in table.sources):
-        return FrameRows(frame)
-    columns = {key: Read(read.name, read.type or to_arrow_type(types[read.name])) for key, read in wanted.items()}
+        return FrameRows(selected(located(table.frame), wanted))
     files = [(storage.join(table.folder, source.path), source.groups) for source in table.sources]
-    pieces = split_pieces(files, frame.sparkSession.sparkContext.defaultParallelism)
-    return FileRows(frame, tuple(pieces), columns)
+    pieces = split_pieces(files, table.spark.sparkContext.defaultParallelism)
+    return FileRows(table, wanted, tuple(pieces))
 
 
 def selected(frame: DataFrame, wanted: Mapping[str, Wanted]) -> DataFrame:
@@ -115,7 +123,7 @@ def selected(frame: DataFrame, wanted: Mapping[str, Wanted]) -> DataFrame:
     return frame.select(*columns, FILE, ROW)
 
 
-def _reads_alike(source: Source, used: Mapping[str, str]) -> bool:
+def _reads_alike(source: Source, used: Mapping[str, DataType]) -> bool:
     """Tell whether pyarrow finds in a file what Spark does: columns of these names, of the types that Spark has.
 
     Folders named ``column=value`` give columns that are in no file, or others than those in it.
@@ -124,7 +132,7 @@ def _reads_alike(source: Source, used: Mapping[str, str]) -> bool:
         return False
     places = {name: source.schema.get_field_index(name) for name in used}
     return all(
-        place >= 0 and spark_name(source.schema.field(place).type) == used[name] for name, place in places.items()
+        place >= 0 and spark_type(source.schema.field(place).type) == used[name] for name, place in places.items()
     )
 
 

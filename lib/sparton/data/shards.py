@@ -112,8 +112,9 @@ def write_groups(batches: Iterator[pa.RecordBatch], job: WriteJob) -> Iterator[p
         for number, rows in zip(batch.column("group").to_pylist(), batch.column("rows"), strict=True):
             blobs.setdefault(number, []).append(rows.as_buffer())
     for number in sorted(blobs):
-        writer = _GroupWriter(job, job.groups[number])
-        for ordered in in_order(blobs.pop(number), job.schema):
+        group = job.groups[number]
+        writer = _GroupWriter(job, group)
+        for ordered in in_order(blobs.pop(number), job.schema, group.skip, job.rows_per_shard):
             yield _results(writer.add(ordered))
         yield _results(writer.close())
 

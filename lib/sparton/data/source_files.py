@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
@@ -21,13 +21,14 @@ from sparton import storage
 from sparton.data.encoder import FILE, ROW
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import SourceFile
-from sparton.data.pieces import RowGroup
+from sparton.data.pieces import RowGroup, spark_schema
 from sparton.data.sources import identity
 from sparton.data.tasks import dealt, each
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 Value = TypeVar("Value")
 
@@ -73,11 +74,35 @@ class Source:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """Some files of a table below ``folder``, and the ``frame`` that Spark reads from them."""
+    """Some files of a table below ``folder``."""
 
-    frame: DataFrame
+    spark: SparkSession
     folder: str
     sources: tuple[Source, ...]
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """The rows as Spark reads them; a file that is damaged or gone is an error, whatever the session says."""
+        paths = [storage.spark_source(storage.join(self.folder, source.path)) for source in self.sources]
+        reader = self.spark.read.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
+        return reader.option("basePath", storage.spark_url(self.folder)).parquet(*paths)
+
+    @cached_property
+    def schema(self) -> StructType:
+        """The columns as Spark has them.
+
+        Spark is asked only where that is not plain: where files differ or have columns that pyarrow reads otherwise,
+        or folders are named ``column=value``, which gives columns that are in no file.
+        """
+        first = self.sources[0].schema
+        plain = all(source.schema == first and "=" not in source.path for source in self.sources)
+        found = spark_schema(first) if plain and first is not None else None
+        return self.frame.schema if found is None else found
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.schema.names)
 
 
 def find_sources(
@@ -123,11 +148,8 @@ def find_sources(
 
 
 def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> StoredTable:
-    """Return some files of a table; one that is damaged or gone is an error, whatever the session says."""
-    paths = [storage.spark_source(storage.join(folder, source.path)) for source in sources]
-    reader = spark.read.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
-    frame = reader.option("basePath", storage.spark_url(folder)).parquet(*paths)
-    return StoredTable(frame, storage.absolute(folder), tuple(sources))
+    """Return some files of a table as a table."""
+    return StoredTable(spark, storage.absolute(folder), tuple(sources))
 
 
 def require_unchanged(folder: str, sources: Sequence[Source]) -> None:

@@ -13,7 +13,7 @@ from sparton.data.encoder import FILE, ROW
 from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES
 from sparton.data.manifest import TABLE_KIND, TableManifest, read_set
 from sparton.data.prepare import write_set
-from sparton.data.rows import Wanted, frame_of, rows_from, selected
+from sparton.data.rows import Wanted, rows_from, selected
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
 from sparton.data.source_files import Source, StoredTable, checksums, file_codes, require_unchanged
@@ -75,16 +75,15 @@ def write_table_set(
         The quarantine stays in the folder.
     """
     folder = storage.absolute(folder)
-    frame = frame_of(table)
     previous = _previous(folder) if extend else None
-    names = previous.feature_names if previous else feature_names(frame, settings)
+    names = previous.feature_names if previous else feature_names(table.schema, settings)
     held = previous.sources if previous else ()
     made = {} if settings.id else file_codes(source_folder, sources, held)
     if not settings.id and not made:
         raise UsageError("the table has no files to make ids from; name an id column (table.id)")
     scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
     encoder = TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, made)
-    rows = rows_from(table, wanted_columns(frame.schema, encoder))
+    rows = rows_from(table, wanted_columns(table.schema, encoder))
     target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
     common = write_set(target, rows, "table", names, inputs or {}, files)
@@ -94,7 +93,7 @@ def write_table_set(
     return manifest
 
 
-def feature_names(table: DataFrame, settings: TableSettings) -> tuple[str, ...]:
+def feature_names(table: StructType, settings: TableSettings) -> tuple[str, ...]:
     """Return the names of the features: the columns taken, or ``name[0]``, ``name[1]`` ... of an array column.
 
     Raises
@@ -105,12 +104,10 @@ def feature_names(table: DataFrame, settings: TableSettings) -> tuple[str, ...]:
     if settings.array is not None:
         return tuple(f"{settings.array}[{index}]" for index in range(settings.length or 0))
     other = {settings.id, settings.target, settings.weight}
-    numeric = [item.name for item in table.schema if isinstance(item.dataType, NumericType) and item.name not in other]
+    numeric = [item.name for item in table if isinstance(item.dataType, NumericType) and item.name not in other]
     names = settings.columns or tuple(numeric)
     if not names:
-        raise DataError(
-            f"table: no numeric columns; found {table.schema.simpleString()}. Name table.columns or table.array"
-        )
+        raise DataError(f"table: no numeric columns; found {table.simpleString()}. Name table.columns or table.array")
     if len(names) * FEATURE_DTYPE.itemsize * settings.rows_per_shard > MAX_BINARY_BYTES:
         most = MAX_BINARY_BYTES // (len(names) * FEATURE_DTYPE.itemsize)
         raise DataError(
