@@ -182,7 +182,7 @@ class TableEncoder:
             if column.null_count:
                 found.append((f"column {self._named(name)} is null", column.is_null().to_numpy(zero_copy_only=False)))
         if self.array and batch.column(ARRAY).flatten().null_count:
-            inner = _any_in_row(batch.column(ARRAY), batch.column(ARRAY).flatten().is_null())
+            inner = any_in_row(batch.column(ARRAY), batch.column(ARRAY).flatten().is_null())
             found.append((f"a value in column {self.array} is null", inner))
         return found
 
@@ -199,7 +199,7 @@ class TableEncoder:
             column = batch.column(name)
             if name == ARRAY:
                 bad = ~np.isfinite(_values(column.flatten()))
-                mask = _any_in_row(column, pa.array(bad)) if bad.any() else bad[:0]
+                mask = any_in_row(column, pa.array(bad)) if bad.any() else bad[:0]
             else:
                 mask = ~np.isfinite(_values(column))
                 if name == TARGET and column.null_count:
@@ -219,7 +219,7 @@ def _values(column: pa.Array) -> NDArray[np.float32]:
     return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 
-def _any_in_row(column: pa.Array, flags: pa.Array) -> Mask:
+def any_in_row(column: pa.Array, flags: pa.Array) -> Mask:
     """Tell which arrays of a list column have a flagged value."""
     owner = pc.list_parent_indices(column).to_numpy()
     flagged = np.zeros(len(column), bool)

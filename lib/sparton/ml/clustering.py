@@ -230,6 +230,7 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
 
     def _write_set(self, spark: SparkSession, dataset: DataFrame, folder: str, target: str) -> None:
         """Write the rows, once as they are, since a DataFrame may give others when it is read again; then shuffled."""
+        from sparton.data.storing import store_rows
         from sparton.data.tables import write_table_set
 
         inputs = self._input_columns()
@@ -237,10 +238,8 @@ class TableClusterer(Estimator[ModelT], ClusterParams, DefaultParamsWritable, Ge
         weight = weight_column(
             dataset.schema, self.getOrDefault("weightCol") if self.isSet(self.getParam("weightCol")) else None
         )
-        plain = storage.join(folder, "rows")
         columns = (F.monotonically_increasing_id().alias(ID), features.alias(FEATURES), weight.alias(WEIGHT))
-        dataset.select(*columns).write.parquet(storage.spark_url(plain))
-        rows = spark.read.parquet(storage.spark_source(plain))
+        rows = store_rows(dataset.select(*columns), storage.join(folder, "rows"))
         named = ", ".join(inputs) or self.getOrDefault("featuresCol")
         length = checked_length(rows, named)
         table = TableSettings(

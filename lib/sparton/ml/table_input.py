@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, NumericType, StructType
 
+from sparton.data.executors import executor_errors
+from sparton.data.rows import Wanted, rows_from
 from sparton.data.schema import require_columns
+from sparton.data.source_files import StoredTable
+from sparton.data.table_encoder import any_in_row
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column
 
 FLOATS = "array<float>"
+COUNTS, LENGTHS = ("rows", "null", "infinite", "weightless", "weighty"), ("shortest", "longest")
+TALLY_ARROW = pa.schema([pa.field(name, pa.int64()) for name in (*COUNTS, *LENGTHS)])
 ID, WEIGHT, FEATURES = "sparton_id", "sparton_weight", "sparton_features"
 
 
@@ -57,7 +66,7 @@ def weight_column(schema: StructType, weight: str | None) -> Column:
     return _named(weight).cast("float")
 
 
-def checked_length(rows: DataFrame, names: str) -> int:
+def checked_length(table: StoredTable, names: str) -> int:
     """Return the number of features of rows with the columns ``sparton_features`` and ``sparton_weight``.
 
     Raises
@@ -65,28 +74,15 @@ def checked_length(rows: DataFrame, names: str) -> int:
     DataError
         If there are no rows, lengths differ, or there are nulls, values that are not finite or negative weights.
     """
-    features, weight = F.col(FEATURES), F.col(WEIGHT)
-
-    def count(condition: Column) -> Column:
-        return F.count(F.when(condition, True))
-
-    def is_bad(value: Column) -> Column:
-        return F.isnan(value) | (F.abs(value) == float("inf"))
-
-    lengths = F.size(features)
-    found = rows.select(
-        F.count("*").alias("rows"),
-        count(features.isNull() | F.exists(features, lambda value: value.isNull())).alias("null"),
-        count(F.exists(features, is_bad)).alias("infinite"),
-        F.min(F.when(features.isNotNull(), lengths)).alias("shortest"),
-        F.max(F.when(features.isNotNull(), lengths)).alias("longest"),
-        count(weight.isNull() | is_bad(weight) | (weight < 0)).alias("weightless"),
-        count(weight > 0).alias("weighty"),
-    ).first()
-    assert found is not None  # an aggregate has one row
-    total = found["rows"]
-    if not total:
+    if not table.sources:
         raise DataError("the DataFrame is empty; expected rows to cluster")
+    rows = rows_from(table, {name: Wanted(name) for name in (FEATURES, WEIGHT)})
+    with executor_errors("checking the rows"):
+        parts = rows.mapped((FEATURES, WEIGHT), _tally, TALLY_ARROW).collect()
+    found = {name: sum(row[name] for row in parts) for name in COUNTS}
+    lengths = [row[name] for row in parts for name in LENGTHS if row[name] is not None]
+    shortest, longest = (min(lengths), max(lengths)) if lengths else (0, 0)
+    total = found["rows"]
     problems = {
         f"{names}: found nulls in {found['null']} of {total} rows, expected numbers": found["null"],
         f"{names}: found NaN or infinity (as float32) in {found['infinite']} of {total} rows, expected neither": (
@@ -94,16 +90,34 @@ def checked_length(rows: DataFrame, names: str) -> int:
         ),
         f"weights: found null, negative or infinite ones in {found['weightless']} of {total} rows, expected numbers "
         "from 0": found["weightless"],
-        f"{names}: found {found['shortest']} to {found['longest']} values in a row, expected as many in each": (
-            found["shortest"] != found["longest"]
-        ),
-        f"{names}: found no value in a row, expected at least one": found["longest"] == 0,
+        f"{names}: found {shortest} to {longest} values in a row, expected as many in each": shortest != longest,
+        f"{names}: found no value in a row, expected at least one": longest == 0,
         f"weights: found 0 in all {total} rows, expected some above": not found["weighty"],
     }
     for problem, count_of_it in problems.items():
         if count_of_it:
             raise DataError(f"{problem}; drop or mend these rows")
-    return int(found["longest"])
+    return int(longest)
+
+
+def _tally(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Count what :func:`checked_length` asks of rows."""
+    for batch in batches:
+        features, weight = batch.column(FEATURES), batch.column(WEIGHT)
+        values = features.flatten()
+        infinite = pa.array(~np.isfinite(values.fill_null(0.0).to_numpy()))
+        heavy = weight.fill_null(np.nan).to_numpy()
+        lengths = pc.min_max(pc.list_value_length(features))
+        found = [
+            batch.num_rows,
+            features.null_count + np.count_nonzero(any_in_row(features, values.is_null())),
+            np.count_nonzero(any_in_row(features, infinite)),
+            np.count_nonzero(~np.isfinite(heavy) | (heavy < 0)),
+            np.count_nonzero(heavy > 0),
+            lengths["min"].as_py(),
+            lengths["max"].as_py(),
+        ]
+        yield pa.RecordBatch.from_arrays([pa.array([value], pa.int64()) for value in found], schema=TALLY_ARROW)
 
 
 def _require(name: str, found: DataType, good: bool, expected: str) -> None:
