@@ -46,7 +46,7 @@ def table(seed: int) -> pa.Table:
     columns["double"] = random.normal(size=ROWS) * 1e-3
     columns["double"][7] = -1e200
     columns["long"] = random.integers(-(2**62), 2**62, ROWS)
-    columns["text"] = ["x"] * ROWS
+    columns["text"] = pa.array(["x"] * ROWS).dictionary_encode()
     columns["target"] = pa.array([None if row % 9 == 0 else row / 3 for row in range(ROWS)])
     return pa.table(columns)
 

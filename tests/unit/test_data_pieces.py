@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyspark.sql.types import ArrayType, DoubleType, IntegerType
+from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType
 
 from sparton.data.pieces import (
     MAX_TASK_BYTES,
@@ -85,6 +85,7 @@ def test_values_are_rounded_and_places_counted(tmp_path: Path) -> None:
 def test_types_that_spark_reads_otherwise_are_none() -> None:
     assert spark_type(pa.list_(pa.float64())) == ArrayType(DoubleType())
     assert spark_type(pa.uint16()) == IntegerType()
+    assert spark_type(pa.dictionary(pa.int8(), pa.string())) == StringType()
     for kind in (pa.uint64(), pa.decimal128(10, 2), pa.float16(), pa.bool_(), pa.list_(pa.binary())):
         assert spark_type(kind) is None
         assert spark_schema(pa.schema([pa.field("a", pa.int32()), pa.field("b", kind)])) is None

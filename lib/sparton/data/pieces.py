@@ -90,6 +90,8 @@ def spark_type(found: pa.DataType) -> DataType | None:
     if pa.types.is_list(found) or pa.types.is_large_list(found):
         inner = spark_type(found.value_type)
         return None if inner is None else ArrayType(inner)
+    if pa.types.is_dictionary(found):
+        return spark_type(found.value_type)
     return SPARK_TYPES.get(found)
 
 
