@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,8 @@ def test_files_and_spark_give_the_same_set(spark: SparkSession, tmp_path: Path) 
     rejected = [
         pq.read_table(tmp_path / f"set{way}" / "_quarantine").sort_by("file").to_pylist() for way in (False, True)
     ]
+    for row in itertools.chain(*rejected):
+        row["file"] = row["file"].replace("file:///", "file:/")  # Spark writes it in both ways
     assert rejected[0] == rejected[1]
     assert [Path(row["file"]).name for row in rejected[0]] == ["a %20.parquet", "c d.parquet"]
     assert [row["row"] for row in rejected[0]] == [7, 7]
@@ -79,16 +82,16 @@ def test_files_and_spark_give_the_same_set(spark: SparkSession, tmp_path: Path) 
 
 def test_which_way_is_taken(spark: SparkSession, tmp_path: Path) -> None:
     """Spark reads what pyarrow would read otherwise: other types in other files, columns that are in no file."""
-    narrow = pa.table({"x": pa.array([1, 2], pa.int32()), "y": [1.0, 2.0]})
+    narrow, other = (pa.table({"x": pa.array(values, pa.int32()), "y": [1.0, 2.0]}) for values in ([1, 2], [3, 4]))
     single = pa.table({"x": pa.array([3, 4], pa.int32()), "y": pa.array([3.0, 4.0], pa.float32())})
     cases: dict[str, tuple[dict[str, pa.Table], type]] = {
-        "plain": ({"1": narrow, "2": narrow}, FileRows),
+        "plain": ({"1": narrow, "2": other}, FileRows),
         "wanted alike": ({"1": narrow.select(["y"]), "2": narrow}, FileRows),
         "types": ({"1": narrow, "2": single}, FrameRows),
-        "missing": ({"1": narrow, "2": narrow.select(["x"])}, FrameRows),
-        "folders": ({"y=5/1": narrow.select(["x"]), "y=6/1": narrow.select(["x"])}, FrameRows),
+        "missing": ({"1": narrow, "2": other.select(["x"])}, FrameRows),
+        "folders": ({"y=5/1": narrow.select(["x"]), "y=6/1": other.select(["x"])}, FrameRows),
         "decimal": ({"1": narrow.set_column(1, "y", narrow.column("y").cast(pa.decimal128(5, 1)))}, FrameRows),
-        "capital": ({"1": narrow, "2": narrow.rename_columns(["x", "Y"])}, FrameRows),
+        "capital": ({"1": narrow, "2": other.rename_columns(["x", "Y"])}, FrameRows),
     }
     for name, (tables, kind) in cases.items():
         found = stored(spark, tmp_path / name, tables)

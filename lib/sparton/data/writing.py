@@ -2,9 +2,9 @@
 
 Two passes read the input. The first counts rows per bucket of the shuffle's hash and puts broken ones into the
 quarantine. The second sends the rows, packed, through one exchange to the tasks that write their shards; such a task
-sorts, encodes, writes and sums the statistics. Should ids repeat, that shows behind the exchange: all but one of the rows with an id
-are then taken out of the counts, and the second pass is made again. The content of every shard is a function of the
-rows, the settings and what the set held before alone.
+sorts, encodes, writes and sums the statistics. Should ids repeat, that shows behind the exchange: all but one of the
+rows with an id are then taken out of the counts, and the second pass is made again. The content of every shard is a
+function of the rows, the settings and what the set held before alone.
 """
 
 from __future__ import annotations
