@@ -68,7 +68,7 @@ def test_any_cutting_gives_the_same_order(
         for name, value in zip(("BUFFER_BYTES", "BLOB_BYTES", "ORDERED_BYTES"), sizes, strict=True):
             patch.setattr(packing, name, value)
         packer, sent = Packer(ROUTE), []
-        for start, stop in pairwise(limits):
+        for start, stop in [(0, 0), *pairwise(limits)]:
             part = sorted(order[start:stop].tolist(), key=lambda row: given_rows[row][0] % 3)
             keys, contents, targets = ([given_rows[row][place] for row in part] for place in range(3))
             group = np.array(keys, np.int64) % 3

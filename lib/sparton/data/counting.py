@@ -26,8 +26,8 @@ from sparton.data.settings import SetSettings
 COUNTS_ARROW = pa.schema([pa.field("range", pa.int32()), pa.field("codes", pa.binary()), pa.field("rows", pa.binary())])
 """Counts of the codes in a range, packed: distinct codes in rising order and their rows, int64 as bytes."""
 
-RANGES = 64
-"""Parts of the codes that are added up apart from each other."""
+RANGE_BITS = 14
+"""Codes that differ in these bits alone are added up together: 64 ranges for each split."""
 
 ADD_CODES = 1 << 22
 """Counts that a task gathers before it adds up those of each code."""
@@ -86,14 +86,14 @@ def take_census(rows: Rows, encoder: Encoder, settings: SetSettings, quarantine:
     count = partial(_count_batches, encoder=encoder, settings=settings, names=names, quarantine=quarantine)
     counted = rows.mapped((*encoder.columns, FILE, ROW), count, COUNTS_ARROW)
     # Without a number of partitions Spark puts small ones together.
-    added = counted.repartition("range").mapInArrow(_add, from_arrow_schema(COUNTS_ARROW))
-    found = added.collect()
+    found = counted.repartition("range").mapInArrow(_add, from_arrow_schema(COUNTS_ARROW)).collect()
     codes, totals = _added(*(_joined([row[name] for row in found]) for name in ("codes", "rows")))
-    tally = {names[-1 - code]: number for code, number in zip(codes.tolist(), totals.tolist(), strict=True) if code < 0}
-    kept = codes >= 0
-    number = int(totals[kept].sum())
-    row_bytes = tally.get(PACKED, 0) // max(number, 1)
-    return Census(codes[kept], totals[kept], _counts(encoder, tally, number), row_bytes)
+    tallied = int(np.searchsorted(codes, 0))
+    named = zip(codes[:tallied].tolist(), totals[:tallied].tolist(), strict=True)
+    tally = {names[-1 - code]: number for code, number in named}
+    codes, totals = codes[tallied:], totals[tallied:]
+    kept = int(totals.sum())
+    return Census(codes, totals, _counts(encoder, tally, kept), tally.get(PACKED, 0) // max(kept, 1))
 
 
 def codes_of(ids: Indices, settings: SetSettings) -> tuple[Indices, Indices, Indices]:
@@ -132,7 +132,8 @@ def _count_batches(
                 file.add(quarantine.rows(batch, encoder.source_ids(batch), sifted.rejected))
             tally += Counter({READ: batch.num_rows, PACKED: encoder.packed_bytes(sifted.content)})
             tally += sifted.rejected.counts() + sifted.tally
-            found.add(*count_ids(sifted.ids, settings))
+            split, bucket, _ = codes_of(sifted.ids, settings)
+            found.add(code_of(split, bucket), np.ones(bucket.size, np.int64))
     numbers = np.array([-1 - names.index(name) for name in tally], np.int64)
     found.add(numbers, np.array(list(tally.values()), np.int64))
     yield from _packed(*found.added())
@@ -162,18 +163,22 @@ def _added(codes: Indices, rows: Indices) -> tuple[Indices, Indices]:
     """Return distinct codes in rising order and the sum of the rows of each."""
     order = np.argsort(codes)
     ranked = codes[order]
-    first = np.flatnonzero(np.diff(ranked, prepend=ranked[:1] - 1))
+    first = _starts(ranked)
     return ranked[first], np.add.reduceat(rows[order], first) if first.size else rows
 
 
+def _starts(ranked: Indices) -> Indices:
+    """Return where in rising values another one than before begins."""
+    return np.flatnonzero(np.diff(ranked, prepend=ranked[:1] - 1))
+
+
 def _packed(codes: Indices, rows: Indices) -> Iterator[pa.RecordBatch]:
-    """Yield counts, packed for each range that has some."""
-    part = codes % RANGES
-    order = np.argsort(part, kind="stable")
-    number, start = np.unique(part[order], return_index=True)
-    if number.size:
-        columns = [[piece.tobytes() for piece in np.split(values[order], start[1:])] for values in (codes, rows)]
-        arrays = [pa.array(number, pa.int32()), *(pa.array(column, pa.binary()) for column in columns)]
+    """Yield counts of rising codes, packed for each range that has some."""
+    part = codes >> RANGE_BITS
+    starts = _starts(part)
+    if starts.size:
+        columns = [[piece.tobytes() for piece in np.split(values, starts[1:])] for values in (codes, rows)]
+        arrays = [pa.array(part[starts], pa.int32()), *(pa.array(column, pa.binary()) for column in columns)]
         yield pa.RecordBatch.from_arrays(arrays, schema=COUNTS_ARROW)
 
 
@@ -194,7 +199,7 @@ def _counts(encoder: Encoder, tally: dict[str, int], kept: int) -> Counts:
         return {name: tally[name] for name in names if tally.get(name)}
 
     return Counts(
-        read=tally.get("read", 0),
+        read=tally.get(READ, 0),
         kept=kept,
         rejected=part(encoder.reasons),
         excluded=part(encoder.criteria),

@@ -7,6 +7,7 @@ record batches as the bytes of an IPC message. The other side puts the blobs of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -65,8 +66,8 @@ class Packer:
 
     def add(self, rows: pa.RecordBatch, group: Indices) -> Iterator[pa.RecordBatch]:
         """Take rows that come by rising ``group`` int64[n]; yield blobs (:data:`BLOB_ARROW`) once there are enough."""
-        starts = np.flatnonzero(np.diff(group, prepend=-1))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), group.size], strict=True):
+        limits = np.append(np.flatnonzero(np.diff(group, prepend=-1)), group.size)
+        for start, stop in pairwise(limits.tolist()):
             self._rows.setdefault(int(group[start]), []).append(rows.slice(start, stop - start))
         self._bytes += rows.nbytes
         if self._bytes >= BUFFER_BYTES:
