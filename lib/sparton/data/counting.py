@@ -6,7 +6,7 @@ It also writes the quarantine: rows that cannot be used, each with its place in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,8 @@ from sparton.data.rows import Rows
 from sparton.data.settings import SetSettings
 
 COUNTS_ARROW = pa.schema([pa.field("range", pa.int32()), pa.field("codes", pa.binary()), pa.field("rows", pa.binary())])
-"""Counts of the codes in a range, packed: distinct codes in rising order and their rows, int64 as bytes."""
+"""Counts of the codes in a range: distinct codes in rising order, less the first of the range, as uint16; and their
+rows, as the smallest whole numbers without sign that hold them."""
 
 RANGE_BITS = 14
 """Codes that differ in these bits alone are added up together: 64 ranges for each split."""
@@ -87,7 +88,7 @@ def take_census(rows: Rows, encoder: Encoder, settings: SetSettings, quarantine:
     counted = rows.mapped((*encoder.columns, FILE, ROW), count, COUNTS_ARROW)
     # Without a number of partitions Spark puts small ones together.
     found = counted.repartition("range").mapInArrow(_add, from_arrow_schema(COUNTS_ARROW)).collect()
-    codes, totals = _added(*(_joined([row[name] for row in found]) for name in ("codes", "rows")))
+    codes, totals = _added(*_unpacked(tuple(row) for row in found))
     tallied = int(np.searchsorted(codes, 0))
     named = zip(codes[:tallied].tolist(), totals[:tallied].tolist(), strict=True)
     tally = {names[-1 - code]: number for code, number in named}
@@ -177,21 +178,33 @@ def _packed(codes: Indices, rows: Indices) -> Iterator[pa.RecordBatch]:
     part = codes >> RANGE_BITS
     starts = _starts(part)
     if starts.size:
-        columns = [[piece.tobytes() for piece in np.split(values, starts[1:])] for values in (codes, rows)]
+        within = np.split((codes & ((1 << RANGE_BITS) - 1)).astype(np.uint16), starts[1:])
+        counted = [
+            piece.astype(np.min_scalar_type(piece.max())) for piece in np.split(rows.astype(np.uint64), starts[1:])
+        ]
+        columns = [[piece.tobytes() for piece in pieces] for pieces in (within, counted)]
         arrays = [pa.array(part[starts], pa.int32()), *(pa.array(column, pa.binary()) for column in columns)]
         yield pa.RecordBatch.from_arrays(arrays, schema=COUNTS_ARROW)
 
 
+def _unpacked(counts: Iterable[tuple[int, Any, Any]]) -> tuple[Indices, Indices]:
+    """Return codes and rows, int64, of ranges with their packed counts."""
+    codes, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for number, within, counted in counts:
+        place = np.frombuffer(within, np.uint16)
+        codes.append((number << RANGE_BITS) + place.astype(np.int64))
+        rows.append(np.frombuffer(counted, f"u{len(counted) // place.size}").astype(np.int64))
+    return np.concatenate(codes), np.concatenate(rows)
+
+
 def _add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Add up what tasks counted of the same codes."""
-    found = list(batches)
-    parts = [[value.as_buffer() for batch in found for value in batch.column(name)] for name in ("codes", "rows")]
-    yield from _packed(*_added(*map(_joined, parts)))
-
-
-def _joined(parts: Sequence[Any]) -> Indices:
-    """Return packed integers one after the other."""
-    return np.concatenate([np.frombuffer(part, np.int64) for part in parts] + [np.zeros(0, np.int64)])
+    counts = (
+        (number, within.as_buffer(), counted.as_buffer())
+        for batch in batches
+        for number, within, counted in zip(batch.column(0).to_pylist(), *batch.columns[1:], strict=True)
+    )
+    yield from _packed(*_added(*_unpacked(counts)))
 
 
 def _counts(encoder: Encoder, tally: dict[str, int], kept: int) -> Counts:

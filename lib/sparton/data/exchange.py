@@ -25,7 +25,9 @@ from sparton.data.tasks import each
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-BLOBS_AT_ONCE = 8
+HANDED_BLOBS = 40
+"""Blobs that Spark hands to Python together: 8 MB."""
+
 MAX_RECORDS, MAX_BYTES = "spark.sql.execution.arrow.maxRecordsPerBatch", "spark.sql.execution.arrow.maxBytesPerBatch"
 
 
@@ -66,9 +68,9 @@ def few_blobs_at_once(spark: SparkSession, rows: Rows) -> Iterator[None]:
     Spark 3.5 knows only a number of rows, which would hold for rows of a DataFrame too: there they stay as they are.
     """
     if int(spark.version.partition(".")[0]) >= 4:
-        name, value = MAX_BYTES, BLOBS_AT_ONCE * BLOB_BYTES
+        name, value = MAX_BYTES, HANDED_BLOBS * BLOB_BYTES
     elif rows.are_files:
-        name, value = MAX_RECORDS, BLOBS_AT_ONCE
+        name, value = MAX_RECORDS, HANDED_BLOBS
     else:
         yield
         return

@@ -21,11 +21,12 @@ KEY, ID, STORED = "key", "id", "stored"
 BUFFER_BYTES = 32 << 20
 """Rows that a task gathers before it sends them: the more, the larger are the blobs of each of many groups."""
 
-BLOB_BYTES = 4 << 20
-"""Size of a blob, about: the JVM holds a few copies of each that it handles."""
+BLOB_BYTES = 3 << 16
+"""Size of a blob, about. Java's collector has its trouble with arrays from half a MB on, and Spark makes some of twice
+the size of what they hold."""
 
-ALONE_BYTES = BLOB_BYTES // 4
-"""A blob from this size on is handed on as it is, smaller ones are copied together."""
+HANDED_BYTES = 4 << 20
+"""Size of the blobs that are handed on together."""
 
 ORDERED_BYTES = 32 << 20
 """Rows that are taken in order at a time, at most."""
@@ -79,12 +80,9 @@ class Packer:
         size = 0
         for group in sorted(self._rows):
             for blob in _blobs(self._rows.pop(group)):
-                if blob.size >= ALONE_BYTES:
-                    yield self._batch([(group, blob)])
-                    continue
                 waiting.append((group, blob))
                 size += blob.size
-                if size >= BLOB_BYTES:
+                if size >= HANDED_BYTES:
                     yield self._batch(waiting)
                     waiting, size = [], 0
         if waiting:
@@ -94,7 +92,7 @@ class Packer:
     def _batch(self, blobs: Sequence[tuple[int, pa.Buffer]]) -> pa.RecordBatch:
         group = np.array([number for number, _ in blobs], np.int32)
         limits = np.cumsum([0, *(blob.size for _, blob in blobs)]).astype(np.int32)
-        content = blobs[0][1] if len(blobs) == 1 else pa.py_buffer(b"".join(blob for _, blob in blobs))
+        content = pa.py_buffer(b"".join(blob for _, blob in blobs))
         rows = pa.Array.from_buffers(pa.binary(), len(blobs), [None, pa.py_buffer(limits), content])
         return pa.RecordBatch.from_arrays([pa.array(self._route[group]), pa.array(group), rows], schema=BLOB_ARROW)
 
