@@ -144,7 +144,7 @@ def test_python_gets_few_blobs_at_once(spark: SparkSession, tmp_path: Path, monk
     encoder, settings = TableEncoder(("a.b",), {"id": "long"}), TableSettings(splits={"train": 1.0})
     census = take_census(rows, encoder, settings)
     sent = exchange(rows, encoder, settings, build_layout(census.codes, census.rows, ("train",), 10_000, 1))
-    monkeypatch.setattr(module, "BLOBS_AT_ONCE", 2)
+    monkeypatch.setattr(module, "HANDED_BLOBS", 2)
     monkeypatch.setattr(module, "BLOB_BYTES", 10_000)
     before = spark.conf.get(module.MAX_RECORDS)
     with few_blobs_at_once(spark, rows):
