@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql.functions import spark_partition_id
 
 from sparton import pipeline, storage
 from sparton.config import load_config
@@ -31,10 +30,11 @@ from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import SAMPLE_SEED, find_edges
 from sparton.data.prepare import PrepareSettings, write_training_set
 from sparton.data.routing import spark_hash
+from sparton.data.rows import Wanted, rows_from
 from sparton.data.schema import TRAINING_ARROW, TRAINING_SCHEMA
 from sparton.data.screening import screen
 from sparton.data.shards import check_footers, write_file
-from sparton.data.source_files import find_sources, located, read_sources, require_unchanged
+from sparton.data.source_files import StoredTable, find_sources, read_sources, require_unchanged
 from sparton.data.target import TargetMass
 from sparton.data.verification import verify_written
 from sparton.errors import DataError, UsageError
@@ -42,6 +42,7 @@ from sparton.physics.features import FEATURE_NAMES, ucluster_features
 from sparton.physics.grooming import soft_drop_mass
 from sparton.pipeline import PipelineSettings
 from tests import layouts
+from tests.packed import partitions_of
 from tests.synthetic import jets_table, random_jets
 
 if TYPE_CHECKING:
@@ -265,14 +266,16 @@ def test_another_seed_orders_anew_but_keeps_the_splits(
 
 
 def test_rows_cross_one_exchange_evenly(spark: SparkSession, stored: str) -> None:
-    jets = spark.read.parquet(stored)
-    census = take_census(jets, ENCODER, SETTINGS)
-    layout = build_layout(census.codes, census.rows, tuple(SETTINGS.splits), 128, 4)
-    frame = exchange(located(jets), ENCODER, SETTINGS, layout)
-    plan = frame._jdf.queryExecution().executedPlan().toString()
-    assert len(re.findall(r"\bExchange\b", plan)) == 1
-    sizes = frame.groupBy(spark_partition_id()).count().collect()
-    assert sorted(row["count"] for row in sizes) == sorted(group.expected for group in layout.groups)
+    for jets in (spark.read.parquet(stored), read_sources(spark, stored, find_sources(spark, stored))):
+        rows = rows_from(jets, {name: Wanted(name) for name in ENCODER.columns})
+        assert rows.are_files == isinstance(jets, StoredTable)
+        census = take_census(rows, ENCODER, SETTINGS)
+        layout = build_layout(census.codes, census.rows, tuple(SETTINGS.splits), 128, 4)
+        frame = exchange(rows, ENCODER, SETTINGS, layout)
+        plan = frame._jdf.queryExecution().executedPlan().toString()
+        assert len(re.findall(r"\bExchange\b", plan)) == 1
+        sizes = [part.num_rows for part in partitions_of(frame, ENCODER)]
+        assert sizes == [group.expected for group in layout.groups]
 
 
 def test_own_hash_is_sparks(spark: SparkSession) -> None:
@@ -340,7 +343,8 @@ def test_an_input_that_changes_between_the_passes_is_noticed(
     spark: SparkSession, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jets = spark.read.parquet(store(table.slice(0, 600), tmp_path / "jets", 2))
-    census = take_census(jets.where("jet_id != 10007"), ENCODER, SETTINGS)
+    rows = rows_from(jets.where("jet_id != 10007"), {name: Wanted(name) for name in ENCODER.columns})
+    census = take_census(rows, ENCODER, SETTINGS)
     monkeypatch.setattr(module, "take_census", lambda *_: census)
     with pytest.raises(DataError, match="the jets table changed while it was read"):
         write_training_set(spark, jets, SETTINGS, str(tmp_path / "set"))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import functions as F
-from pyspark.sql.functions import spark_partition_id
 
 from sparton import pipeline, storage
 from sparton.config import load_config
@@ -22,6 +21,7 @@ from sparton.data.featurize import decode_features
 from sparton.data.layout import build_layout, shuffle_key, split_of
 from sparton.data.manifest import TableManifest, read_manifest, read_set
 from sparton.data.plan import plan_epoch
+from sparton.data.rows import FrameRows
 from sparton.data.settings import TableSettings
 from sparton.data.source_files import file_codes, find_sources, located, read_sources
 from sparton.data.sources import identity
@@ -29,6 +29,7 @@ from sparton.data.table_encoder import TableEncoder
 from sparton.data.tables import project, write_table_set
 from sparton.errors import DataError, UsageError
 from sparton.pipeline import PipelineSettings
+from tests.packed import partitions_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -199,24 +200,27 @@ def test_an_extension_makes_ids_that_meet_none_of_the_set(
     assert manifest.counts.rejected == {}
 
 
-def test_one_exchange_whatever_the_skew(spark: SparkSession, made: Path) -> None:
+def test_one_exchange_whatever_the_skew(spark: SparkSession, made: Path, tmp_path: Path) -> None:
     """All rows in one partition of the input, with rows of the set that get new places: groups get what they expect."""
     sources = find_sources(spark, str(made / "table"))
     encoder = TableEncoder(("a", "b"), {"target": "y"}, codes=file_codes(str(made / "table"), sources))
-    rows = project(located(read_sources(spark, str(made / "table"), sources)).coalesce(1), encoder)
+    table = read_sources(spark, str(made / "table"), sources).frame
+    rows = FrameRows(project(located(table).coalesce(1), encoder))
     settings = TableSettings(columns=("a", "b"), rows_per_shard=64, splits=SPLITS)
     census = take_census(rows, encoder, settings)
     assert census.counts.kept == ROWS + 299  # one value is beyond float32
     layout = build_layout(census.codes, census.rows, tuple(SPLITS), 64, 4)
-    for stored in (None, spark.range(-40, 0)):
-        frame = exchange(rows, encoder, settings, layout, stored, located=stored is not None)
+    pq.write_table(pa.table({"id": range(-40, 0)}), tmp_path / "stored.parquet")
+    for stored in ((), (str(tmp_path / "stored.parquet"),)):
+        frame = exchange(rows, encoder, settings, layout, stored, located=bool(stored))
         plan = frame._jdf.queryExecution().executedPlan().toString()
         assert len(re.findall(r"\bExchange\b", plan)) == 1
-        new = frame.where(~F.col("stored")) if stored is not None else frame
-        sizes = [row["count"] for row in new.groupBy(spark_partition_id()).count().collect()]
-        assert sorted(sizes) == sorted(group.expected for group in layout.groups)
-    key = [row["key"] for row in frame.where("group = 0").select("key").collect()]
-    assert key == sorted(key)
+        parts = partitions_of(frame, encoder, bool(stored), bool(stored))
+        new = [part.filter(pc.invert(part.column("stored"))) if stored else part for part in parts]
+        assert [part.num_rows for part in new] == [group.expected for group in layout.groups]
+        assert sum(part.num_rows for part in parts) == sum(part.num_rows for part in new) + (40 if stored else 0)
+        for part in parts:
+            assert np.all(np.diff(part.column("key").to_numpy()) > 0)
 
 
 def test_extending_changes_no_full_shard_and_keeps_the_order(made: Path) -> None:

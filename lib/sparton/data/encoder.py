@@ -134,7 +134,10 @@ class Encoder(Protocol):
         """Return the rows of a batch of the input that go into the set."""
 
     def pack(self, content: Any, index: Indices) -> list[pa.Array]:
-        """Return the payload of the rows ``index`` of what :meth:`sift` gave as content."""
+        """Return the payload of the rows ``index`` of what :meth:`sift` gave as content, in that order."""
+
+    def packed_bytes(self, content: Any) -> int:
+        """Return how many bytes the payload of all rows of a content takes."""
 
     def encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return rows of the set from rows that crossed the exchange (column ``id`` and the payload)."""
@@ -147,3 +150,8 @@ def ids_of(batch: pa.RecordBatch, name: str) -> pa.Array:
     """Return a column of a batch as int64."""
     column = batch.column(name)
     return column if column.type == pa.int64() else column.cast(pa.int64())
+
+
+def all_in_order(index: Indices, count: int) -> bool:
+    """Tell whether ``index`` is 0, 1 ... ``count`` - 1."""
+    return index.size == count and np.array_equal(index, np.arange(count))

@@ -1,104 +1,134 @@
-"""The rows as they cross the one shuffle exchange: the group that writes them, a sort key, an id and their content."""
+"""The one shuffle exchange: each row to the group that writes it, packed (:mod:`sparton.data.packing`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton.data.counting import codes_of
-from sparton.data.encoder import FILE, ROW, Encoder, Indices, ids_of
+from sparton.data.encoder import FILE, ROW, Encoder, Indices
 from sparton.data.layout import Layout
+from sparton.data.packing import BLOB_ARROW, BLOB_BYTES, ID, KEY, STORED, Packer, packed_schema
 from sparton.data.routing import routes
+from sparton.data.rows import Rows
 from sparton.data.settings import SetSettings
+from sparton.data.tail import read_ids
+from sparton.data.tasks import each
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
-KEYS = (("route", pa.int32()), ("group", pa.int32()), ("key", pa.int64()), ("id", pa.int64()))
-STORED = ("stored", pa.bool_())
-PLACE = ((FILE, pa.string()), (ROW, pa.int64()))
+HANDED_BLOBS = 40
+"""Blobs that Spark hands to Python together: 8 MB."""
+
+MAX_RECORDS, MAX_BYTES = "spark.sql.execution.arrow.maxRecordsPerBatch", "spark.sql.execution.arrow.maxBytesPerBatch"
 
 
 def exchange(
-    df: DataFrame,
+    rows: Rows,
     encoder: Encoder,
     settings: SetSettings,
     layout: Layout,
-    stored: DataFrame | None = None,
+    stored: Sequence[str] = (),
     located: bool = False,
 ) -> DataFrame:
-    """Return the rows that go into the set with one partition per group, in the global order.
+    """Return the rows that go into the set with one partition per group: its number ``group``, and blobs ``rows``.
 
     Parameters
     ----------
-    df
-        Rows of the input, with :data:`sparton.data.encoder.FILE` and :data:`sparton.data.encoder.ROW`.
+    rows
+        Rows of the input.
     encoder, settings, layout
         The kind of table, the settings of the set, and which group needs which rows.
     stored
-        Ids (one column) of rows that the set has and that get a new place; they travel without content, marked by the
-        column ``stored``.
+        Shards of the set whose rows get a new place; their ids travel without content, marked by the column
+        ``stored``.
     located
         Let the rows' place in the input travel along.
     """
-    schema = _schema(encoder, stored is not None, located)
-    shared = partial(
-        _assign_batches, encoder=encoder, settings=settings, layout=layout, route=routes(len(layout.groups)), to=schema
-    )
+    way = _Way(settings, layout, routes(len(layout.groups)), packed_schema(encoder, bool(stored), located))
     columns = (*encoder.columns, FILE, ROW) if located else encoder.columns
-    rows = df.select(*dict.fromkeys(columns)).mapInArrow(shared, from_arrow_schema(schema))
-    if stored is not None:
-        rows = rows.union(stored.mapInArrow(partial(shared, stored=True), from_arrow_schema(schema)))
-    exchanged = rows.repartition(len(layout.groups), "route")
-    # The columns behind the key tell doubles apart, so that their order does not hang on where they came from.
-    behind = [*encoder.payload.names, *([FILE, ROW] if located else [])]
-    # The key comes first, since Spark compares the first column without touching the rows.
-    return exchanged.sortWithinPartitions("key", *behind).drop("route")
+    sent = rows.mapped(columns, partial(_send_rows, encoder=encoder, way=way), BLOB_ARROW)
+    if stored:
+        sent = sent.union(each(sent.sparkSession, tuple(stored), partial(_send_stored, way=way), BLOB_ARROW))
+    return sent.repartition(len(layout.groups), "route").drop("route")
 
 
-def _schema(encoder: Encoder, stored: bool, located: bool) -> pa.Schema:
-    fields = [*KEYS, *([STORED] if stored else [])]
-    place = PLACE if located else ()
-    return pa.schema([pa.field(*pair) for pair in fields] + list(encoder.payload) + [pa.field(*pair) for pair in place])
+@contextlib.contextmanager
+def few_blobs_at_once(spark: SparkSession, rows: Rows) -> Iterator[None]:
+    """Let Spark hand few blobs at a time to Python while an exchange runs, for the sake of the JVM's memory.
+
+    Spark 3.5 knows only a number of rows, which would hold for rows of a DataFrame too: there they stay as they are.
+    """
+    if int(spark.version.partition(".")[0]) >= 4:
+        name, value = MAX_BYTES, HANDED_BLOBS * BLOB_BYTES
+    elif rows.are_files:
+        name, value = MAX_RECORDS, HANDED_BLOBS
+    else:
+        yield
+        return
+    before = spark.conf.get(name)
+    spark.conf.set(name, str(value))
+    try:
+        yield
+    finally:
+        spark.conf.set(name, str(before))
 
 
-def _assign_batches(
-    batches: Iterator[pa.RecordBatch],
-    encoder: Encoder,
-    settings: SetSettings,
-    layout: Layout,
-    route: NDArray[np.int32],
-    to: pa.Schema,
-    stored: bool = False,
-) -> Iterator[pa.RecordBatch]:
+@dataclass(frozen=True)
+class _Way:
+    """What a task needs to know where rows go; ``route`` are the values that Spark sends to each group's partition."""
+
+    settings: SetSettings
+    layout: Layout
+    route: NDArray[np.int32]
+    schema: pa.Schema
+
+    def destinations(self, ids: Indices) -> tuple[Indices, Indices, Indices]:
+        """Return (rows, groups, keys) by rising group: row indices, a row once for each group that needs it."""
+        split, bucket, key = codes_of(ids, self.settings)
+        index, group = self.layout.groups_of(split, bucket)
+        order = np.argsort(group, kind="stable")
+        return index[order], group[order], key[index[order]]
+
+    def rows(self, columns: Mapping[str, pa.Array | Indices], count: int) -> pa.RecordBatch:
+        """Return the rows that travel; the columns that are not given are null."""
+        arrays = [
+            _typed(columns[field.name], field.type) if field.name in columns else pa.nulls(count, field.type)
+            for field in self.schema
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def _send_rows(batches: Iterable[pa.RecordBatch], encoder: Encoder, way: _Way) -> Iterator[pa.RecordBatch]:
+    packer = Packer(way.route)
     for batch in batches:
-        sifted = None if stored else encoder.sift(batch)
-        ids = ids_of(batch, batch.schema.names[0]).to_numpy() if sifted is None else sifted.ids
-        split, bucket, key = codes_of(ids, settings)
-        index, group = layout.groups_of(split, bucket)
-        columns = {
-            "route": pa.array(route[group]),
-            "group": pa.array(group.astype(np.int32)),
-            "key": pa.array(key[index]),
-            "id": pa.array(ids[index]),
-            "stored": pa.repeat(pa.scalar(stored), index.size),
-        }
-        if sifted is not None:
-            columns |= dict(zip(encoder.payload.names, encoder.pack(sifted.content, index), strict=True))
-            columns |= _place(batch, sifted.row[index])
-        yield pa.RecordBatch.from_arrays([_column(columns, field, index) for field in to], schema=to)
+        sifted = encoder.sift(batch)
+        index, group, key = way.destinations(sifted.ids)
+        place = pa.array(sifted.row[index])
+        columns = {KEY: key, ID: sifted.ids[index], STORED: np.zeros(index.size, bool)}
+        columns |= dict(zip(encoder.payload.names, encoder.pack(sifted.content, index), strict=True))
+        columns |= {name: batch.column(name).take(place) for name in (FILE, ROW) if name in way.schema.names}
+        yield from packer.add(way.rows(columns, index.size), group)
+    yield from packer.flush()
 
 
-def _place(batch: pa.RecordBatch, rows: Indices) -> dict[str, pa.Array]:
-    present = [name for name in (FILE, ROW) if name in batch.schema.names]
-    return {name: batch.column(name).take(pa.array(rows)) for name in present}
+def _send_stored(path: str, way: _Way) -> Iterator[pa.RecordBatch]:
+    packer = Packer(way.route)
+    ids = read_ids(path)
+    index, group, key = way.destinations(ids)
+    columns = {KEY: key, ID: ids[index], STORED: np.ones(index.size, bool)}
+    yield from packer.add(way.rows(columns, index.size), group)
+    yield from packer.flush()
 
 
-def _column(columns: dict[str, pa.Array], field: pa.Field, index: Indices) -> pa.Array:
-    return columns[field.name] if field.name in columns else pa.nulls(index.size, field.type)
+def _typed(values: pa.Array | NDArray[Any], to: pa.DataType) -> pa.Array:
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    return array if array.type == to else array.cast(to)

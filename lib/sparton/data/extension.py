@@ -8,9 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -20,11 +18,13 @@ from sparton.data.counting import count_ids
 from sparton.data.encoder import FILE, ROW, Encoder, Indices, Rejected
 from sparton.data.manifest import SetManifest, Shard
 from sparton.data.quarantine_writer import Quarantine, duplicate_reason, quarantine_file
+from sparton.data.rows import FrameRows, Rows
 from sparton.data.settings import SetSettings
+from sparton.data.tail import read_ids
 from sparton.errors import UsageError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 KNOWN_ID = "_known_id"
 KNOWN = "known-ids"  # no underscore: Spark reads it back
@@ -67,11 +67,11 @@ def require_same_settings(settings: SetSettings, manifest: SetManifest, section:
 
 
 def set_known_aside(
-    spark: SparkSession, rows: DataFrame, encoder: Encoder, folder: str, quarantine: Quarantine
-) -> tuple[DataFrame, int]:
+    spark: SparkSession, rows: Rows, encoder: Encoder, folder: str, quarantine: Quarantine
+) -> tuple[Rows, int]:
     """Return the rows whose ids the set does not hold yet, and how many others went to the quarantine.
 
-    Only ids are joined; the rows themselves move if ids repeat.
+    Only ids are joined; the rows themselves move, through Spark, if ids repeat.
 
     Parameters
     ----------
@@ -86,17 +86,17 @@ def set_known_aside(
         return rows, 0  # made ids of files that the set does not hold differ from all those of its rows
     known = storage.join(folder, KNOWN)
     held = spark.read.parquet(storage.spark_source(folder)).select(F.col(encoder.id_name).alias("id"))
-    ids = rows.select(F.col(encoder.source_id).cast("long").alias("id"))
+    ids = rows.frame.select(F.col(encoder.source_id).cast("long").alias("id"))
     both = ids.join(held, "id", "left_semi").distinct()
     both.select(F.col("id").alias(KNOWN_ID)).write.parquet(storage.spark_url(known))
     repeated = spark.read.schema(f"`{KNOWN_ID}` long").parquet(storage.spark_source(known))
     if repeated.isEmpty():
         return rows, 0
     matching = F.col(encoder.source_id).cast("long") == F.col(KNOWN_ID)
-    doubles = rows.select(encoder.source_id, FILE, ROW).join(repeated, matching, "left_semi")
+    doubles = rows.frame.select(encoder.source_id, FILE, ROW).join(repeated, matching, "left_semi")
     put = partial(_quarantine_known, encoder=encoder, quarantine=quarantine)
     counts = doubles.mapInArrow(put, from_arrow_schema(NUMBER_ARROW)).agg(F.sum("rows").alias("rows")).collect()
-    return rows.join(repeated, matching, "left_anti"), int(counts[0]["rows"] or 0)
+    return FrameRows(rows.frame.join(repeated, matching, "left_anti")), int(counts[0]["rows"] or 0)
 
 
 def set_tails_aside(folder: str, manifest: SetManifest | None, settings: SetSettings, splits: Sequence[str]) -> Tails:
@@ -110,31 +110,16 @@ def set_tails_aside(folder: str, manifest: SetManifest | None, settings: SetSett
                 path = TAIL.format(split=split)
                 storage.link(storage.join(folder, shard.path), storage.join(folder, path))
                 shards[split] = shard.model_copy(update={"path": path})
-                found = count_ids(_stored_ids(storage.join(folder, path)), settings)
+                found = count_ids(read_ids(storage.join(folder, path)), settings)
                 codes.append(found[0])
                 rows.append(found[1])
     return Tails(shards, np.concatenate(codes), np.concatenate(rows))
-
-
-def stored_ids(spark: SparkSession, folder: str, tails: Tails) -> DataFrame | None:
-    """Return the ids of the rows that get new places, None without any."""
-    if not tails.shards:
-        return None
-    ids = np.concatenate([_stored_ids(storage.join(folder, shard.path)) for shard in tails.shards.values()])
-    return spark.createDataFrame(pd.DataFrame({"id": ids}))
 
 
 def remove_scratch(folder: str, splits: Sequence[str]) -> None:
     """Remove what was set aside."""
     for name in (KNOWN, *(TAIL.format(split=split) for split in splits)):
         storage.remove(storage.join(folder, name))
-
-
-def _stored_ids(path: str) -> Indices:
-    with storage.open_file(path) as stream:
-        file = pq.ParquetFile(stream)
-        ids: Indices = file.read([file.schema_arrow.names[0]]).column(0).to_numpy()
-    return ids
 
 
 def _quarantine_known(

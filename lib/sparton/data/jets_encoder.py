@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparton.data.encoder import Indices, Mask, Sifted, ids_of
+from sparton.data.encoder import Indices, Mask, Sifted, all_in_order, ids_of
 from sparton.data.featurize import MAX_BINARY_BYTES, decode_features, training_batch
 from sparton.data.schema import TRAINING_ARROW
 from sparton.data.screening import JET_VALUES, MOMENTA, REASONS, REQUIRED, JetRows, Screened, screen
@@ -28,6 +28,7 @@ CRITERIA = ("label", "mass_window")
 ALTERATIONS = ("truncated_jets", "truncated_constituents", "dropped_constituents", "reordered_jets", "wrapped_phi")
 
 CONSTITUENT_BYTES = len(MOMENTA) * 4
+JET_BYTES = len(JET_VALUES) * 4 + 8  # with a short label
 
 PAYLOAD_ARROW = pa.schema(
     [
@@ -82,9 +83,13 @@ class JetsEncoder:
 
     def pack(self, content: JetRows, index: Indices) -> list[pa.Array]:
         """Return the payload of the jets at ``index``."""
-        rows = content if index.size == len(content) else content.take(index)
+        rows = content if all_in_order(index, len(content)) else content.take(index)
         values = [pa.array(getattr(rows.jets, name)) for name in JET_VALUES]
         return [rows.label, *values, _pack_constituents(rows.jets)]
+
+    def packed_bytes(self, content: JetRows) -> int:
+        """Return the bytes of constituents, jet-level values and label."""
+        return int(content.jets.px.size) * CONSTITUENT_BYTES + len(content) * JET_BYTES
 
     def encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the training rows of jets that crossed the exchange."""

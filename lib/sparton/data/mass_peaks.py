@@ -13,7 +13,6 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.special import logsumexp
 
 from sparton.config import Config
 from sparton.errors import DataError
@@ -64,7 +63,7 @@ class MassPeaks(Config):
 
         It has the largest sum of densities: a mass far from all peaks adds little, so those near one decide.
         """
-        return np.asarray(logsumexp(self.log_densities(masses), axis=1).argmax(axis=1), np.int32)
+        return np.asarray(_logsumexp(self.log_densities(masses)).argmax(axis=1), np.int32)
 
     def edges(self) -> tuple[float, ...]:
         """Return the lower edges (GeV) of the classes for a single mass: 0, and where neighbours are equally likely."""
@@ -72,7 +71,7 @@ class MassPeaks(Config):
         return (0.0, *inner)
 
     def _crossing(self, index: int) -> float:
-        from scipy.optimize import brentq  # slow to load, and every command has these settings
+        from scipy.optimize import brentq  # slow to load, and every command and task has these settings
 
         low, high = np.log(self.centres[index : index + 2])
 
@@ -122,7 +121,7 @@ def _fit(logs: Array, centres: Array) -> tuple[float, Array, float, Array]:
     likelihood = -np.inf
     for _ in range(STEPS):
         densities = _log_densities(logs, centres, width, shares)
-        total = logsumexp(densities, axis=1)
+        total = _logsumexp(densities)
         member = np.exp(densities - total[:, None])
         squares = np.square((logs[:, None] - centres) / width)
         weight = member * (FREEDOM + 1) / (FREEDOM + squares)
@@ -133,6 +132,13 @@ def _fit(logs: Array, centres: Array) -> tuple[float, Array, float, Array]:
         if likelihood - previous < GAIN:
             break
     return likelihood, centres, width, shares
+
+
+def _logsumexp(values: Array) -> Array:
+    """Return the logarithm of the sums of exponentials over axis 1."""
+    from scipy.special import logsumexp  # slow to load
+
+    return np.asarray(logsumexp(values, axis=1))
 
 
 def _log_densities(logs: Array, centres: Array, width: float, shares: Array) -> Array:

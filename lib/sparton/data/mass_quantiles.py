@@ -8,23 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton.data.encoder import Indices
 from sparton.data.executors import executor_errors
 from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.layout import shuffle_key
+from sparton.data.rows import Rows
 from sparton.data.target import target_mass
 from sparton.errors import DataError
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 SAMPLE_JETS = 20_000
 """Jets that edges are found from: the population of each of 20 bins is right to 3 %."""
@@ -55,13 +51,13 @@ def quantile_edges(masses: NDArray[np.float32], bins: int) -> tuple[float, ...]:
     return tuple(edges.tolist())
 
 
-def find_edges(jets: DataFrame, encoder: JetsEncoder, bins: int, sample: int = SAMPLE_JETS) -> tuple[float, ...]:
+def find_edges(jets: Rows, encoder: JetsEncoder, bins: int, sample: int = SAMPLE_JETS) -> tuple[float, ...]:
     """Return the edges of ``bins`` equally filled classes of the target's mass; none where no jet is kept.
 
     Parameters
     ----------
     jets
-        Jets table; it is read twice.
+        Rows of a jets table; they are read twice.
     encoder
         What jets are kept, and which mass it is about.
     bins
@@ -78,7 +74,7 @@ def find_edges(jets: DataFrame, encoder: JetsEncoder, bins: int, sample: int = S
     return quantile_edges(masses, bins) if len(masses) else ()
 
 
-def sample_masses(jets: DataFrame, encoder: JetsEncoder, sample: int = SAMPLE_JETS) -> NDArray[np.float32]:
+def sample_masses(jets: Rows, encoder: JetsEncoder, sample: int = SAMPLE_JETS) -> NDArray[np.float32]:
     """Return the target's mass (GeV), float32[n], of ``sample`` of the jets that are kept, or of all if fewer.
 
     Raises
@@ -86,14 +82,12 @@ def sample_masses(jets: DataFrame, encoder: JetsEncoder, sample: int = SAMPLE_JE
     DataError
         If FastJet is missing on an executor.
     """
-    rows = jets.select(*encoder.columns)
     with executor_errors("sampling the masses that prepare.features makes the target from"):
-        keys = rows.mapInArrow(partial(_smallest_keys, encoder=encoder, sample=sample), from_arrow_schema(KEY_ARROW))
+        keys = jets.mapped(encoder.columns, partial(_smallest_keys, encoder=encoder, sample=sample), KEY_ARROW)
         last = keys.distinct().orderBy("key").limit(sample).agg(F.max("key").alias("last")).collect()[0]["last"]
         if last is None:
             return np.zeros(0, np.float32)
-        compute = partial(_masses, encoder=encoder, last=last)
-        found = rows.mapInArrow(compute, from_arrow_schema(MASS_ARROW)).collect()
+        found = jets.mapped(encoder.columns, partial(_masses, encoder=encoder, last=last), MASS_ARROW).collect()
     # Of jets with one id the set will hold one; the smallest mass stands for them, in whatever order they come.
     masses = dict(sorted(((row["key"], row["mass"]) for row in found), reverse=True))
     return np.array(list(masses.values()), np.float32)

@@ -17,9 +17,10 @@ from sparton.data.jets_encoder import JetsEncoder
 from sparton.data.manifest import Manifest, SetManifest, SourceFile, read_manifest
 from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import find_edges, sample_masses
+from sparton.data.rows import Rows, Wanted, rows_from
 from sparton.data.schema import require_columns
 from sparton.data.settings import PrepareSettings
-from sparton.data.source_files import Source, checksums, require_unchanged
+from sparton.data.source_files import Source, StoredTable, checksums, require_unchanged
 from sparton.data.writing import Target, write_rows
 from sparton.errors import DataError, UsageError
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def write_training_set(
     spark: SparkSession,
-    jets: DataFrame,
+    jets: DataFrame | StoredTable,
     settings: PrepareSettings,
     folder: str,
     inputs: Mapping[str, str] | None = None,
@@ -51,7 +52,7 @@ def write_training_set(
         The session that ``jets`` belongs to.
     jets
         Jets table; it is read twice (once more where ids repeat, twice more to find mass bins or peaks) and must give
-        the same rows each time.
+        the same rows each time. The tasks read files themselves, other DataFrames come through Spark.
     settings
         What to keep and how to store it.
     folder
@@ -80,13 +81,14 @@ def write_training_set(
     """
     encoder = JetsEncoder(settings)
     require_columns(jets.columns, encoder.columns, encoder.kind)
+    rows = rows_from(jets, {name: Wanted(name) for name in encoder.columns})
     folder = storage.absolute(folder)
     previous = read_manifest(folder) if extend else None
-    features = _resolved(jets, encoder, previous)
+    features = _resolved(rows, encoder, previous)
     encoder = JetsEncoder(settings.model_copy(update={"features": features}))
     target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
-    common = write_set(target, jets, "prepare", features.feature_names, inputs or {}, files)
+    common = write_set(target, rows, "prepare", features.feature_names, inputs or {}, files)
     require_unchanged(source_folder, sources)
     edges, peaks = features.mass_bin_edges, features.peaks
     manifest = Manifest(n_particles=features.n_particles, mass_bin_edges=edges, mass_peaks=peaks, **common)
@@ -94,17 +96,17 @@ def write_training_set(
     return manifest
 
 
-def _resolved(jets: DataFrame, encoder: JetsEncoder, previous: Manifest | None) -> FeatureSpec:
+def _resolved(rows: Rows, encoder: JetsEncoder, previous: Manifest | None) -> FeatureSpec:
     """Return what a training row holds, with the classes of the target found if their number is given."""
     features = encoder.settings.features
     # Where no jet is kept nothing is found, and nothing is used: the first pass explains why nothing is left.
     if features.mass_bins is not None:
-        edges = find_edges(jets, encoder, features.mass_bins) if previous is None else previous.mass_bin_edges
+        edges = find_edges(rows, encoder, features.mass_bins) if previous is None else previous.mass_bin_edges
         return features.with_edges(edges or DEFAULT_EDGES)
     if features.mass_peaks is not None:
         if previous is not None and previous.mass_peaks is not None:
             return features.with_peaks(previous.mass_peaks)
-        masses = sample_masses(jets, encoder)
+        masses = sample_masses(rows, encoder)
         if not len(masses):
             return features.with_edges(DEFAULT_EDGES)
         peaks = find_peaks(masses, features.mass_peaks)
@@ -115,7 +117,7 @@ def _resolved(jets: DataFrame, encoder: JetsEncoder, previous: Manifest | None) 
 
 def write_set(
     target: Target,
-    rows: DataFrame,
+    rows: Rows,
     section: str,
     names: Sequence[str],
     inputs: Mapping[str, str],

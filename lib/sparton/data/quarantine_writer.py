@@ -126,4 +126,7 @@ def _readable(file: pa.Array) -> pa.Array:
 
 def _taken(batch: pa.RecordBatch, name: str, rows: pa.Array) -> pa.Array | None:
     index = batch.schema.get_field_index(name)
-    return None if index < 0 else batch.column(index).take(rows)
+    if index < 0:
+        return None
+    found = batch.column(index).take(rows)
+    return found.cast(pa.string()) if pa.types.is_dictionary(found.type) else found

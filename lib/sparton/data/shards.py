@@ -22,6 +22,7 @@ from sparton import storage
 from sparton.data.encoder import Encoder, Mask
 from sparton.data.layout import Group, bucket_of
 from sparton.data.manifest import VERIFY_THREADS, Shard
+from sparton.data.packing import ID, KEY, STORED, in_order, packed_schema
 from sparton.data.quarantine_writer import Quarantine, QuarantineFile
 from sparton.data.settings import TRAIN
 from sparton.data.tail import Tail
@@ -90,6 +91,11 @@ class WriteJob:
     tails: Mapping[str, Shard] = field(default_factory=dict)
     quarantine: Quarantine | None = None
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the rows that arrive."""
+        return packed_schema(self.encoder, bool(self.tails), self.quarantine is not None)
+
 
 def shard_path(split: str, shard: int) -> str:
     """Return a shard's path relative to the set's folder."""
@@ -97,18 +103,19 @@ def shard_path(split: str, shard: int) -> str:
 
 
 def write_groups(batches: Iterator[pa.RecordBatch], job: WriteJob) -> Iterator[pa.RecordBatch]:
-    """Write the groups of a partition, whose rows come sorted by key; yield the results.
+    """Write the groups of a partition, whose rows come packed; yield the results.
 
-    There is one group in a partition, see :mod:`sparton.data.routing`; several would be written side by side.
+    There is one group in a partition, see :mod:`sparton.data.routing`; several would be written one after the other.
     """
-    writers: dict[int, _GroupWriter] = {}
+    blobs: dict[int, list[pa.Buffer]] = {}
     for batch in batches:
-        group = batch.column("group").to_numpy()
-        for number in np.unique(group).tolist():
-            if number not in writers:
-                writers[number] = _GroupWriter(job, job.groups[number])
-            yield _results(writers[number].add(_chosen(batch, np.flatnonzero(group == number))))
-    for writer in writers.values():
+        for number, rows in zip(batch.column("group").to_pylist(), batch.column("rows"), strict=True):
+            blobs.setdefault(number, []).append(rows.as_buffer())
+    for number in sorted(blobs):
+        group = job.groups[number]
+        writer = _GroupWriter(job, group)
+        for ordered in in_order(blobs.pop(number), job.schema, group.skip, job.rows_per_shard):
+            yield _results(writer.add(ordered))
         yield _results(writer.close())
 
 
@@ -130,7 +137,7 @@ class _GroupWriter:
 
     def add(self, batch: pa.RecordBatch) -> list[Result]:
         """Take the next rows; return the shards that they completed."""
-        first = self._first_of_id(batch.column("id").to_numpy())
+        first = self._first_of_id(batch.column(ID).to_numpy())
         position = self._seen + np.cumsum(first) - 1
         own = (position >= self.group.skip) & (position < self.group.skip + self.group.rows)
         self._seen += int(np.count_nonzero(first))
@@ -163,7 +170,7 @@ class _GroupWriter:
         return first
 
     def _note_repeats(self, batch: pa.RecordBatch, repeats: Mask, own: Mask) -> None:
-        codes = self.group.base + bucket_of(batch.column("key").to_numpy()[repeats])
+        codes = self.group.base + bucket_of(batch.column(KEY).to_numpy()[repeats])
         self._surplus.update(codes.tolist())
         if self._repeated is not None and self._quarantine is not None:
             # The group that stores the first row with an id reports the others, so that no two groups do.
@@ -172,10 +179,16 @@ class _GroupWriter:
 
     def _encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if self._tail is None:
-            return self._job.encoder.encode(batch)
-        stored = batch.column("stored").to_numpy(zero_copy_only=False)
-        new = self._job.encoder.encode(batch.filter(pa.array(~stored)))
-        return self._tail.merged(new, batch.column("id").to_numpy()[stored], stored)
+            return self._new(batch)
+        stored = batch.column(STORED).to_numpy(zero_copy_only=False)
+        new = self._new(batch.filter(pa.array(~stored)))
+        return self._tail.merged(new, batch.column(ID).to_numpy()[stored], stored)
+
+    def _new(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of the set that new rows become."""
+        encoder = self._job.encoder
+        columns = [batch.column(ID), *(batch.column(field.name).cast(field.type) for field in encoder.payload)]
+        return encoder.encode(pa.RecordBatch.from_arrays(columns, [ID, *encoder.payload.names]))
 
     def _cut(self) -> list[Result]:
         table, rows = pa.Table.from_batches(self._pending), self._job.rows_per_shard

@@ -7,31 +7,33 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.errors import AnalysisException
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton import storage
 from sparton.data.encoder import FILE, ROW
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import SourceFile
+from sparton.data.pieces import RowGroup, spark_schema
 from sparton.data.sources import identity
+from sparton.data.tasks import dealt, each
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 Value = TypeVar("Value")
 
 HIDDEN = ("_", ".")  # Spark does not read names that start so
 
-PATH_ARROW = pa.schema([pa.field("path", pa.string())])
 SOURCE_ARROW = pa.schema(
     [
         pa.field("path", pa.string()),
@@ -39,6 +41,8 @@ SOURCE_ARROW = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("rows", pa.int64()),
         pa.field("version", pa.string()),
+        pa.field("groups", pa.binary()),
+        pa.field("schema", pa.binary()),
     ]
 )
 
@@ -47,14 +51,58 @@ STAT_THREADS = 16
 
 @dataclass(frozen=True)
 class Source:
-    """A file of an input table: its path relative to the table's folder, and what identifies its content.
+    """A file of an input table, what identifies its content and how it is laid out.
 
-    ``version`` is what storage told of it before its checksum was made (:func:`sparton.storage.version`).
+    Attributes
+    ----------
+    path, file
+        Where it is below the table's folder, and its SHA-256, size and rows.
+    version
+        What storage told of it before its checksum was made (:func:`sparton.storage.version`).
+    groups
+        Its row groups.
+    schema
+        Its columns; None where pyarrow cannot read some of them.
     """
 
     path: str
     file: SourceFile
     version: str = ""
+    groups: tuple[RowGroup, ...] = ()
+    schema: pa.Schema | None = None
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """Some files of a table below ``folder``."""
+
+    spark: SparkSession
+    folder: str
+    sources: tuple[Source, ...]
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """The rows as Spark reads them; a file that is damaged or gone is an error, whatever the session says."""
+        paths = [storage.spark_source(storage.join(self.folder, source.path)) for source in self.sources]
+        reader = self.spark.read.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
+        return reader.option("basePath", storage.spark_url(self.folder)).parquet(*paths)
+
+    @cached_property
+    def schema(self) -> StructType:
+        """The columns as Spark has them.
+
+        Spark is asked only where that is not plain: where files differ or have columns that pyarrow reads otherwise,
+        or folders are named ``column=value``, which gives columns that are in no file.
+        """
+        first = self.sources[0].schema
+        plain = all(source.schema == first and "=" not in source.path for source in self.sources)
+        found = spark_schema(first) if plain and first is not None else None
+        return self.frame.schema if found is None else found
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.schema.names)
 
 
 def find_sources(
@@ -81,27 +129,27 @@ def find_sources(
     paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
     if not paths:
         raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
-    tasks = min(len(paths), spark.sparkContext.defaultParallelism)
-    frame = spark.createDataFrame([(path,) for path in paths], from_arrow_schema(PATH_ARROW)).repartition(tasks)
     identify = partial(_identify, folder=storage.absolute(folder), known=dict(known or {}), held=frozenset(held))
+    parts = dealt(paths, spark.sparkContext.defaultParallelism)
     with executor_errors(f"reading the files of {folder}"):
-        rows = frame.mapInArrow(identify, from_arrow_schema(SOURCE_ARROW)).collect()
+        rows = each(spark, parts, identify, SOURCE_ARROW).collect()
+    schemas: dict[bytes, pa.Schema] = {}  # most files share theirs
     found = [
         Source(
             path=row["path"],
             file=SourceFile(sha256=row["sha256"], bytes=row["bytes"], rows=row["rows"]),
             version=row["version"],
+            groups=tuple(RowGroup(*group) for group in np.frombuffer(row["groups"], np.int64).reshape(-1, 2).tolist()),
+            schema=row["schema"] and schemas.setdefault(bytes(row["schema"]), _schema_of(row["schema"])),
         )
         for row in rows
     ]
     return sorted(found, key=lambda source: (source.file.sha256, source.path))
 
 
-def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> DataFrame:
-    """Return the rows of some files of a table; one that is damaged or gone is an error, whatever the session says."""
-    paths = [storage.spark_source(storage.join(folder, source.path)) for source in sources]
-    reader = spark.read.option("ignoreCorruptFiles", "false").option("ignoreMissingFiles", "false")
-    return reader.option("basePath", storage.spark_url(folder)).parquet(*paths)
+def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> StoredTable:
+    """Return some files of a table as a table."""
+    return StoredTable(spark, storage.absolute(folder), tuple(sources))
 
 
 def require_unchanged(folder: str, sources: Sequence[Source]) -> None:
@@ -199,19 +247,18 @@ def _is_hidden(path: str) -> bool:
 
 
 def _identify(
-    batches: Iterator[pa.RecordBatch], folder: str, known: Mapping[str, str], held: Collection[str]
+    paths: tuple[str, ...], folder: str, known: Mapping[str, str], held: Collection[str]
 ) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        found = [_source(folder, path, known.get(path), held) for path in batch.column("path").to_pylist()]
-        yield pa.RecordBatch.from_pylist(found, schema=SOURCE_ARROW)
+    found = [_source(folder, path, known.get(path), held) for path in paths]
+    yield pa.RecordBatch.from_pylist(found, schema=SOURCE_ARROW)
 
 
-def _source(folder: str, path: str, known: str | None, held: Collection[str]) -> dict[str, str | int]:
+def _source(folder: str, path: str, known: str | None, held: Collection[str]) -> dict[str, str | int | bytes | None]:
     full = storage.join(folder, path)
     try:
         size, version = storage.version(full)
         with storage.open_file(full) as stream:
-            rows = pq.read_metadata(stream).num_rows
+            metadata = pq.read_metadata(stream)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{full}: not readable as Parquet ({' '.join(str(error).split())}); remove or mend it"
@@ -222,4 +269,27 @@ def _source(folder: str, path: str, known: str | None, held: Collection[str]) ->
             f"{full}: SHA-256 is {sha256}, the record of the stage that wrote it says {known}; it was changed or "
             "damaged since: restore it, or run that stage again with --force"
         )
-    return {"path": path, "sha256": str(sha256), "bytes": size, "rows": rows, "version": version}
+    groups = [
+        (group.num_rows, group.total_byte_size) for group in map(metadata.row_group, range(metadata.num_row_groups))
+    ]
+    return {
+        "path": path,
+        "sha256": str(sha256),
+        "bytes": size,
+        "rows": metadata.num_rows,
+        "version": version,
+        "groups": np.array(groups, np.int64).tobytes(),
+        "schema": _packed_schema(metadata),
+    }
+
+
+def _packed_schema(metadata: pq.FileMetaData) -> bytes | None:
+    try:
+        schema = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, ValueError):
+        return None  # Spark may know what to do with it
+    return bytes(schema.remove_metadata().serialize().to_pybytes())
+
+
+def _schema_of(packed: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(packed))

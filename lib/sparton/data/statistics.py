@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONSTANT_TOLERANCE = 1e-7
 """Deviations below this fraction of the mean's size are rounding of float32 values: the feature is constant."""
+
+BLOCK_VALUES = 1 << 16
+"""Values that are looked at together: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,19 @@ class Moments:
 
     @classmethod
     def of(cls, values: ArrayLike, weight: ArrayLike | None = None) -> Moments:
-        """Return the moments of ``values`` [n, F], in two passes; ``weight`` [n] from 0, one for each where None."""
-        rows = np.asarray(values, np.float64)
+        """Return the moments of ``values`` [n, F]; ``weight`` [n] from 0, one for each where None."""
+        rows = np.asarray(values)
+        step = max(BLOCK_VALUES // max(rows.shape[1], 1), 1)
+        blocks = (slice(start, start + step) for start in range(0, len(rows), step))
+        parts = (cls._of_block(rows[block], None if weight is None else np.asarray(weight)[block]) for block in blocks)
+        return merge_all(parts, rows.shape[1])
+
+    @classmethod
+    def _of_block(cls, values: NDArray[Any], weight: NDArray[Any] | None) -> Moments:
+        """Return the moments in two passes."""
+        rows = values.astype(np.float64)
         if weight is not None:
-            return cls._weighted(rows, np.asarray(weight, np.float64))
-        if not len(rows):
-            return cls(0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+            return cls._weighted(rows, weight.astype(np.float64))
         mean = rows.mean(axis=0)
         deviations = rows - mean
         correction = deviations.mean(axis=0)

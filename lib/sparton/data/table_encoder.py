@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sparton.data.encoder import FILE, ROW, Indices, Mask, Rejected, Sifted, ids_of
+from sparton.data.encoder import FILE, ROW, Indices, Mask, Rejected, Sifted, all_in_order, ids_of
 from sparton.data.featurize import FEATURE_DTYPE, decode_features, encode_features
 from sparton.data.schema import TABLE_ARROW
 from sparton.data.source_files import at_place
@@ -120,12 +120,24 @@ class TableEncoder:
 
     def pack(self, content: TableRows, index: Indices) -> list[pa.Array]:
         """Return the payload of rows."""
-        rows = content.row[index]
-        whole = rows.size == content.batch.num_rows
-        batch = content.batch if whole else content.batch.take(pa.array(rows))
-        target = batch.column(TARGET) if TARGET in self.scalars else pa.nulls(rows.size, pa.float32())
-        weight = batch.column(WEIGHT) if WEIGHT in self.scalars else pa.array(np.ones(rows.size, np.float32))
-        return [encode_features(self._matrix(batch)), target, weight]
+        batch = content.batch
+        if content.row.size < batch.num_rows:
+            batch = batch.take(pa.array(content.row))
+        features = self._matrix(batch)
+        scalars = [batch.column(name) if name in self.scalars else None for name in (TARGET, WEIGHT)]
+        if not all_in_order(index, batch.num_rows):
+            features = features[index]
+            scalars = [None if column is None else column.take(pa.array(index)) for column in scalars]
+        target, weight = scalars
+        return [
+            encode_features(features),
+            pa.nulls(index.size, pa.float32()) if target is None else target,
+            pa.array(np.ones(index.size, np.float32)) if weight is None else weight,
+        ]
+
+    def packed_bytes(self, content: TableRows) -> int:
+        """Return the bytes of features, target and weight."""
+        return content.row.size * (self.n_features + 2) * FEATURE_DTYPE.itemsize
 
     def encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows of the set, which are those that crossed the exchange."""
@@ -170,7 +182,7 @@ class TableEncoder:
             if column.null_count:
                 found.append((f"column {self._named(name)} is null", column.is_null().to_numpy(zero_copy_only=False)))
         if self.array and batch.column(ARRAY).flatten().null_count:
-            inner = _any_in_row(batch.column(ARRAY), batch.column(ARRAY).flatten().is_null())
+            inner = any_in_row(batch.column(ARRAY), batch.column(ARRAY).flatten().is_null())
             found.append((f"a value in column {self.array} is null", inner))
         return found
 
@@ -187,7 +199,7 @@ class TableEncoder:
             column = batch.column(name)
             if name == ARRAY:
                 bad = ~np.isfinite(_values(column.flatten()))
-                mask = _any_in_row(column, pa.array(bad)) if bad.any() else bad[:0]
+                mask = any_in_row(column, pa.array(bad)) if bad.any() else bad[:0]
             else:
                 mask = ~np.isfinite(_values(column))
                 if name == TARGET and column.null_count:
@@ -207,7 +219,7 @@ def _values(column: pa.Array) -> NDArray[np.float32]:
     return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 
-def _any_in_row(column: pa.Array, flags: pa.Array) -> Mask:
+def any_in_row(column: pa.Array, flags: pa.Array) -> Mask:
     """Tell which arrays of a list column have a flagged value."""
     owner = pc.list_parent_indices(column).to_numpy()
     flagged = np.zeros(len(column), bool)

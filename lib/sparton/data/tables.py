@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, IntegralType, NumericType
+import pyarrow as pa
+from pyspark.sql.types import ArrayType, DataType, IntegralType, NumericType, StructType
 
 from sparton import storage
 from sparton.data.encoder import FILE, ROW
 from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES
 from sparton.data.manifest import TABLE_KIND, TableManifest, read_set
 from sparton.data.prepare import write_set
+from sparton.data.rows import Wanted, rows_from, selected
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, checksums, file_codes, located, require_unchanged
+from sparton.data.source_files import Source, StoredTable, checksums, file_codes, require_unchanged
 from sparton.data.table_encoder import ARRAY, ID, TARGET, WEIGHT, TableEncoder
 from sparton.data.writing import Target
 from sparton.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
+
+STORED_TYPES = {ID: pa.int64(), ARRAY: pa.list_(pa.float32())}
+"""What columns other than single numbers are read as."""
 
 
 def write_table_set(
     spark: SparkSession,
-    table: DataFrame,
+    table: DataFrame | StoredTable,
     settings: TableSettings,
     folder: str,
     inputs: Mapping[str, str] | None = None,
@@ -41,7 +45,8 @@ def write_table_set(
     spark
         The session that ``table`` belongs to.
     table
-        The table; it is read twice (three times where ids repeat) and must give the same rows each time.
+        The table; it is read twice (three times where ids repeat) and must give the same rows each time. The tasks
+        read files themselves, other DataFrames come through Spark.
     settings
         Which columns to take and how to store them.
     folder
@@ -71,14 +76,14 @@ def write_table_set(
     """
     folder = storage.absolute(folder)
     previous = _previous(folder) if extend else None
-    names = previous.feature_names if previous else feature_names(table, settings)
+    names = previous.feature_names if previous else feature_names(table.schema, settings)
     held = previous.sources if previous else ()
     made = {} if settings.id else file_codes(source_folder, sources, held)
     if not settings.id and not made:
         raise UsageError("the table has no files to make ids from; name an id column (table.id)")
     scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
     encoder = TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, made)
-    rows = project(located(table), encoder)
+    rows = rows_from(table, wanted_columns(table.schema, encoder))
     target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
     common = write_set(target, rows, "table", names, inputs or {}, files)
@@ -88,7 +93,7 @@ def write_table_set(
     return manifest
 
 
-def feature_names(table: DataFrame, settings: TableSettings) -> tuple[str, ...]:
+def feature_names(table: StructType, settings: TableSettings) -> tuple[str, ...]:
     """Return the names of the features: the columns taken, or ``name[0]``, ``name[1]`` ... of an array column.
 
     Raises
@@ -99,12 +104,10 @@ def feature_names(table: DataFrame, settings: TableSettings) -> tuple[str, ...]:
     if settings.array is not None:
         return tuple(f"{settings.array}[{index}]" for index in range(settings.length or 0))
     other = {settings.id, settings.target, settings.weight}
-    numeric = [item.name for item in table.schema if isinstance(item.dataType, NumericType) and item.name not in other]
+    numeric = [item.name for item in table if isinstance(item.dataType, NumericType) and item.name not in other]
     names = settings.columns or tuple(numeric)
     if not names:
-        raise DataError(
-            f"table: no numeric columns; found {table.schema.simpleString()}. Name table.columns or table.array"
-        )
+        raise DataError(f"table: no numeric columns; found {table.simpleString()}. Name table.columns or table.array")
     if len(names) * FEATURE_DTYPE.itemsize * settings.rows_per_shard > MAX_BINARY_BYTES:
         most = MAX_BINARY_BYTES // (len(names) * FEATURE_DTYPE.itemsize)
         raise DataError(
@@ -121,15 +124,25 @@ def project(rows: DataFrame, encoder: TableEncoder) -> DataFrame:
     DataError
         If a column is missing or has another type.
     """
-    types = {item.name: item.dataType for item in rows.schema}
+    return selected(rows, wanted_columns(rows.schema, encoder))
+
+
+def wanted_columns(schema: StructType, encoder: TableEncoder) -> dict[str, Wanted]:
+    """Return the columns of a table that the encoder reads, by its names for them.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or has another type.
+    """
+    types = {item.name: item.dataType for item in schema}
     given = {**encoder.scalars, **({ARRAY: encoder.array} if encoder.array else {})}
     if not encoder.array:
         given |= dict(zip(encoder.feature_columns, encoder.names, strict=True))
     require_columns([name for name in types if name not in (FILE, ROW)], given.values(), "table")
     for key, name in given.items():
         _require_type(key, name, types[name])
-    columns = [_column(name).cast(_stored_type(key)).alias(key) for key, name in given.items()]
-    return rows.select(*columns, FILE, ROW)
+    return {key: Wanted(name, STORED_TYPES.get(key, pa.float32())) for key, name in given.items()}
 
 
 def _previous(folder: str) -> TableManifest:
@@ -137,14 +150,6 @@ def _previous(folder: str) -> TableManifest:
     if not isinstance(manifest, TableManifest):
         raise UsageError(f"{folder}: kind is {manifest.kind!r}, expected {TABLE_KIND!r}; extend it with --kind jets")
     return manifest
-
-
-def _column(name: str) -> Column:
-    return F.col("`" + name.replace("`", "``") + "`")
-
-
-def _stored_type(key: str) -> str:
-    return {ID: "long", ARRAY: "array<float>"}.get(key, "float")
 
 
 def _require_type(key: str, name: str, found: DataType) -> None:

@@ -57,3 +57,11 @@ class Tail:
         both = pa.concat_tables([pa.Table.from_batches([new]), old])
         order = np.argsort(np.concatenate([np.flatnonzero(~stored), np.flatnonzero(stored)]))
         return both.take(pa.array(order)).combine_chunks().to_batches()[0]
+
+
+def read_ids(path: str) -> Indices:
+    """Return the ids of a shard, int64[n], as they stand in it."""
+    with storage.open_file(path) as stream:
+        file = pq.ParquetFile(stream)
+        ids: Indices = file.read([file.schema_arrow.names[0]]).column(0).to_numpy()
+    return ids

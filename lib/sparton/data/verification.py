@@ -7,25 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparton import storage
 from sparton.data.executors import executor_errors
 from sparton.data.manifest import Shard
 from sparton.data.shards import footer_problem
+from sparton.data.tasks import dealt, each
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-SHARD_ARROW = pa.schema(
-    [
-        pa.field("path", pa.string()),
-        pa.field("rows", pa.int64()),
-        pa.field("bytes", pa.int64()),
-        pa.field("sha256", pa.string()),
-    ]
-)
 PROBLEM_ARROW = pa.schema([pa.field("problem", pa.string())])
 
 
@@ -37,12 +29,10 @@ def verify_written(spark: SparkSession, folder: str, shards: Sequence[Shard], sc
     DataError
         Naming a file that differs.
     """
-    rows = [(shard.path, shard.rows, shard.bytes, shard.sha256) for shard in shards]
-    tasks = min(len(rows), spark.sparkContext.defaultParallelism)
-    frame = spark.createDataFrame(rows, from_arrow_schema(SHARD_ARROW)).repartition(tasks)
     check = partial(_problems, folder=folder, schema=schema)
+    parts = dealt(shards, spark.sparkContext.defaultParallelism)
     with executor_errors(f"reading back the shards in {folder}"):
-        problems = frame.mapInArrow(check, from_arrow_schema(PROBLEM_ARROW)).collect()
+        problems = each(spark, parts, check, PROBLEM_ARROW).collect()
     if problems:
         raise DataError(f"{min(row['problem'] for row in problems)}; the storage altered the file")
 
@@ -56,7 +46,6 @@ def shard_problem(folder: str, shard: Shard, schema: pa.Schema) -> str | None:
     return found
 
 
-def _problems(batches: Iterator[pa.RecordBatch], folder: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        found = [shard_problem(folder, Shard(**row), schema) for row in batch.to_pylist()]
-        yield pa.RecordBatch.from_pylist([{"problem": line} for line in found if line], schema=PROBLEM_ARROW)
+def _problems(shards: tuple[Shard, ...], folder: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    found = [shard_problem(folder, shard, schema) for shard in shards]
+    yield pa.RecordBatch.from_pylist([{"problem": line} for line in found if line], schema=PROBLEM_ARROW)

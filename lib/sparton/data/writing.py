@@ -1,17 +1,17 @@
 """Rows of any kind of table into exact shards: counted, sent through one exchange, written, read back.
 
 Two passes read the input. The first counts rows per bucket of the shuffle's hash and puts broken ones into the
-quarantine. The second sends each row through one exchange to the task that writes its shards; that task encodes,
-writes and sums the statistics. Should ids repeat, that shows behind the exchange: all but one of the rows with an id
-are then taken out of the counts, and the second pass is made again. The content of every shard is a function of the
-rows, the settings and what the set held before alone.
+quarantine. The second sends the rows, packed, through one exchange to the tasks that write their shards; such a task
+sorts, encodes, writes and sums the statistics. Should ids repeat, that shows behind the exchange: all but one of the
+rows with an id are then taken out of the counts, and the second pass is made again. The content of every shard is a
+function of the rows, the settings and what the set held before alone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,25 +23,25 @@ from sparton import storage
 from sparton.data import quarantine
 from sparton.data.counting import Census, take_census
 from sparton.data.encoder import Encoder, Indices
-from sparton.data.exchange import exchange
+from sparton.data.exchange import exchange, few_blobs_at_once
 from sparton.data.executors import executor_errors
-from sparton.data.extension import Tails, remove_scratch, set_known_aside, set_tails_aside, stored_ids
+from sparton.data.extension import Tails, remove_scratch, set_known_aside, set_tails_aside
 from sparton.data.layout import BUCKETS, Layout, build_layout
 from sparton.data.manifest import Counts, SetManifest, Shard
 from sparton.data.quarantine_writer import Quarantine, duplicate_reason
+from sparton.data.rows import Rows
 from sparton.data.settings import SetSettings
 from sparton.data.shards import CLOSING, RESULT_ARROW, WriteJob, shard_path, write_groups
-from sparton.data.source_files import located
 from sparton.data.statistics import Moments, merge_all
 from sparton.data.verification import verify_written
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, Row, SparkSession
+    from pyspark.sql import Row, SparkSession
 
 MIN_GROUP_BYTES = 8 << 20
-MAX_GROUP_BYTES = 128 << 20
-"""Tensors that one task writes: enough to be worth a task, little to lose when it fails."""
+MAX_GROUP_BYTES = 64 << 20
+"""Tensors, or packed rows where these are larger, of one task's group: enough to be worth a task; it holds them all."""
 
 TASKS_PER_SLOT = 2
 SHOWN_VALUES = 20  # where none of those in the table was selected
@@ -82,7 +82,7 @@ class Target:
         return self.previous.shards(split) if self.previous else ()
 
 
-def write_rows(target: Target, df: DataFrame) -> Written:
+def write_rows(target: Target, rows: Rows) -> Written:
     """Write rows into the shards of a new set, or of one that they extend.
 
     Raises
@@ -93,7 +93,7 @@ def write_rows(target: Target, df: DataFrame) -> Written:
     """
     encoder, settings, folder = target.encoder, target.settings, target.folder
     try:
-        rows, known = located(df), 0
+        known = 0
         if target.previous is not None:
             with executor_errors("comparing ids with those of the set"):
                 rows, known = set_known_aside(target.spark, rows, encoder, folder, target.quarantine)
@@ -111,19 +111,19 @@ def write_rows(target: Target, df: DataFrame) -> Written:
         _remove_leftovers(folder)
 
 
-def _census(target: Target, rows: DataFrame, known: int) -> Census:
+def _census(target: Target, rows: Rows, known: int) -> Census:
     census = take_census(rows, target.encoder, target.settings, target.quarantine)
     repeated = {duplicate_reason(target.encoder.id_name): known} if known else {}
-    return Census(census.codes, census.rows, census.counts.plus(Counts(read=known, kept=0, rejected=repeated)))
+    return replace(census, counts=census.counts.plus(Counts(read=known, kept=0, rejected=repeated)))
 
 
-def _nothing_left(target: Target, counts: Counts, rows: DataFrame) -> DataError:
+def _nothing_left(target: Target, counts: Counts, rows: Rows) -> DataError:
     causes = {**counts.rejected, **counts.excluded}
     found = ", ".join(f"{name} {number}" for name, number in causes.items()) or "the table is empty"
     selection = ", ".join(f"{name} {getattr(target.settings, name)}" for name in target.encoder.selection)
     category = target.encoder.category
     if category and counts.excluded.get(category):
-        named = rows.select(category).where(F.col(category).isNotNull()).distinct().limit(SHOWN_VALUES).collect()
+        named = rows.frame.select(category).where(F.col(category).isNotNull()).distinct().limit(SHOWN_VALUES).collect()
         found += f"; {category}s in it: {', '.join(sorted(row[category] for row in named)) or 'none'}"
     return DataError(
         f"none of {counts.read} rows of the {target.encoder.kind} is left ({found}); "
@@ -136,7 +136,7 @@ def _enforce_limit(target: Target, census: Census) -> None:
     quarantine.enforce_limit(counts.rejected, counts.read, target.settings.max_rejected, target.encoder.kind)
 
 
-def _write_shards(target: Target, rows: DataFrame, census: Census) -> Written:
+def _write_shards(target: Target, rows: Rows, census: Census) -> Written:
     tails = set_tails_aside(target.folder, target.previous, target.settings, _touched(census, target.settings))
     for split in target.settings.splits:
         storage.make_dirs(storage.join(target.folder, f"split={split}"))
@@ -173,7 +173,8 @@ def _kept_shards(target: Target, split: str, tails: Tails) -> tuple[Shard, ...]:
 
 def _layout(target: Target, census: Census, tails: Tails) -> Layout:
     settings = target.settings
-    shard_bytes = settings.rows_per_shard * (settings.row_bytes or 4 * target.encoder.n_features)
+    row_bytes = max(settings.row_bytes or 4 * target.encoder.n_features, census.row_bytes)
+    shard_bytes = settings.rows_per_shard * row_bytes
     codes, rows = census.changed_by(tails.codes, tails.rows)
     shards = max(1, int(rows.sum()) // settings.rows_per_shard)
     slots = target.spark.sparkContext.defaultParallelism * TASKS_PER_SLOT
@@ -183,7 +184,7 @@ def _layout(target: Target, census: Census, tails: Tails) -> Layout:
     return build_layout(codes, rows, tuple(settings.splits), settings.rows_per_shard, per_group, first)
 
 
-def _attempt(target: Target, rows: DataFrame, layout: Layout, tails: Tails, located: bool) -> list[Row]:
+def _attempt(target: Target, rows: Rows, layout: Layout, tails: Tails, located: bool) -> list[Row]:
     encoder, settings = target.encoder, target.settings
     job = WriteJob(
         folder=target.folder,
@@ -194,9 +195,9 @@ def _attempt(target: Target, rows: DataFrame, layout: Layout, tails: Tails, loca
         tails=tails.shards,
         quarantine=target.quarantine if located else None,
     )
-    stored = stored_ids(target.spark, target.folder, tails)
+    stored = [storage.join(target.folder, shard.path) for shard in tails.shards.values()]
     sent = exchange(rows, encoder, settings, layout, stored, located)
-    with executor_errors(f"writing shards to {target.folder}"):
+    with executor_errors(f"writing shards to {target.folder}"), few_blobs_at_once(target.spark, rows):
         written = sent.mapInArrow(partial(write_groups, job=job), from_arrow_schema(RESULT_ARROW)).collect()
     return sorted(written, key=lambda row: (row["group"], row["shard"]))
 

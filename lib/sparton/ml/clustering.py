@@ -73,11 +73,11 @@ class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, G
 
     def _write_set(self, spark: SparkSession, dataset: DataFrame, folder: str, target: str) -> None:
         """Write the rows, once as they are, since a DataFrame may give others when it is read again; then shuffled."""
+        from sparton.data.storing import store_rows
         from sparton.data.tables import write_table_set
 
         inputs, plain = self._inputs(), storage.join(folder, "rows")
-        dataset.select(*inputs.stored(dataset.schema)).write.parquet(storage.spark_url(plain))
-        rows = spark.read.parquet(storage.spark_source(plain))
+        rows = store_rows(dataset.select(*inputs.stored(dataset.schema)), plain)
         table = inputs.table(inputs.checked_length(rows))
         write_table_set(spark, rows, table, target)
 

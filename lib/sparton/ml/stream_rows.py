@@ -114,7 +114,7 @@ def names_of(stream: DataFrame, table: TableSettings, known: Sequence[str] | Non
     """
     if known and table.columns is None and table.array is None and set(known) <= set(stream.columns):
         return tuple(known)
-    return feature_names(stream, table)
+    return feature_names(stream.schema, table)
 
 
 def encoder_of(names: tuple[str, ...], table: TableSettings) -> TableEncoder:

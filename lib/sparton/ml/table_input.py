@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, NumericType, StructType
 
+from sparton.data.executors import executor_errors
 from sparton.data.featurize import FEATURE_DTYPE, MAX_BINARY_BYTES
+from sparton.data.rows import Wanted, rows_from
 from sparton.data.schema import require_columns
 from sparton.data.settings import TRAIN, TableSettings
+from sparton.data.source_files import StoredTable
+from sparton.data.table_encoder import any_in_row
 from sparton.errors import DataError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column
 
 FLOATS = "array<float>"
 ID, WEIGHT = "sparton_id", "sparton_weight"
+
+COUNTS, LENGTHS = ("rows", "null", "infinite", "weightless", "weighty"), ("shortest", "longest")
+COLUMN_COUNTS = ("null_in", "infinite_in")
+TALLY_ARROW = pa.schema(
+    [(name, pa.int64()) for name in (*COUNTS, *LENGTHS)] + [(name, pa.binary()) for name in COLUMN_COUNTS]
+)
+"""What is counted of rows; the last two for each column, int64 as bytes."""
 
 SHOWN_COLUMNS = 5
 """Columns that a message names, of many."""
@@ -111,7 +127,7 @@ class Inputs:
             rows_per_shard=max(1, min(shard, fitting)),
         )
 
-    def checked_length(self, rows: DataFrame) -> int:
+    def checked_length(self, table: StoredTable) -> int:
         """Return the number of features of rows that were stored.
 
         Raises
@@ -119,39 +135,37 @@ class Inputs:
         DataError
             If there are no rows, lengths differ, or there are nulls, values that are not finite or negative weights.
         """
-        weight = F.col(WEIGHT)
-        features = F.array(*map(_column, self.columns)) if self.columns else _column(self.features)
-        lengths = F.size(features)
-        found = rows.select(
-            F.count("*").alias("rows"),
-            _count(features.isNull() | F.exists(features, _is_null)).alias("null"),
-            _count(F.exists(features, _is_infinite)).alias("infinite"),
-            F.min(F.when(features.isNotNull(), lengths)).alias("shortest"),
-            F.max(F.when(features.isNotNull(), lengths)).alias("longest"),
-            _count(weight.isNull() | _is_infinite(weight) | (weight < 0)).alias("weightless"),
-            _count(weight > 0).alias("weighty"),
-        ).first()
-        assert found is not None  # an aggregate has one row
-        total = found["rows"]
-        if not total:
+        if not table.sources:
             raise DataError("the DataFrame is empty; expected rows to cluster")
+        names = self.columns or (self.features,)
+        rows = rows_from(table, {name: Wanted(name) for name in (*names, WEIGHT)})
+        tally = partial(_tally, names=names, is_array=not self.columns)
+        with executor_errors("checking the rows"):
+            parts = rows.mapped((*names, WEIGHT), tally, TALLY_ARROW).collect()
+        found = {name: sum(row[name] for row in parts) for name in COUNTS}
+        columns = {
+            name: np.sum([np.frombuffer(row[name], np.int64) for row in parts], axis=0) for name in COLUMN_COUNTS
+        }
+        lengths = [row[name] for row in parts for name in LENGTHS if row[name] is not None]
+        shortest, longest = (min(lengths), max(lengths)) if lengths else (0, 0)
+        total = found["rows"]
         if found["null"]:
-            problem = f"{self._bad(rows, _is_null)}: found nulls in {found['null']} of {total} rows, expected numbers"
+            bad = self._bad(columns["null_in"])
+            problem = f"{bad}: found nulls in {found['null']} of {total} rows, expected numbers"
         elif found["infinite"]:
-            bad = self._bad(rows, _is_infinite)
+            bad = self._bad(columns["infinite_in"])
             problem = f"{bad}: found NaN or infinity (as float32) in {found['infinite']} of {total} rows"
         elif found["weightless"]:
             bad = f"found null, negative or infinite ones in {found['weightless']} of {total} rows"
             problem = f"weightCol {self.weight}: {bad}, expected numbers from 0"
-        elif found["shortest"] != found["longest"]:
-            lengths_found = f"{found['shortest']} to {found['longest']}"
-            problem = f"{self.named}: found {lengths_found} values in a row, expected as many in each"
-        elif not found["longest"]:
+        elif shortest != longest:
+            problem = f"{self.named}: found {shortest} to {longest} values in a row, expected as many in each"
+        elif not longest:
             problem = f"{self.named}: found no value in a row, expected at least one"
         elif not found["weighty"]:
             problem = f"weightCol {self.weight}: found 0 in all {total} rows, expected some above"
         else:
-            return int(found["longest"])
+            return int(longest)
         raise DataError(f"{problem}; drop or mend these rows")
 
     def _floats(self, schema: StructType) -> list[Column]:
@@ -171,25 +185,40 @@ class Inputs:
         _require(where, self.weight, found, isinstance(found, NumericType), "numbers")
         return _column(self.weight).cast("float")
 
-    def _bad(self, rows: DataFrame, is_bad: Callable[[Column], Column]) -> str:
+    def _bad(self, counts: NDArray[np.int64]) -> str:
         """Return the columns that have bad values, by the parameter that names them."""
         if not self.columns:
             return self.named
-        flags = rows.select(*(F.max(is_bad(_column(name))) for name in self.columns)).first()
-        assert flags is not None
-        return self._named([name for name, bad in zip(self.columns, flags, strict=True) if bad])
+        return self._named([name for name, bad in zip(self.columns, counts.tolist(), strict=True) if bad])
 
 
-def _count(condition: Column) -> Column:
-    return F.count(F.when(condition, True))
-
-
-def _is_null(value: Column) -> Column:
-    return value.isNull()
-
-
-def _is_infinite(value: Column) -> Column:
-    return F.isnan(value) | (F.abs(value) == float("inf"))
+def _tally(batches: Iterable[pa.RecordBatch], names: Sequence[str], is_array: bool) -> Iterator[pa.RecordBatch]:
+    """Count what :meth:`Inputs.checked_length` asks of rows, whose features are columns or one array."""
+    for batch in batches:
+        null, infinite = np.zeros((2, len(names), batch.num_rows), bool)
+        for index, column in enumerate(batch.column(name) for name in names):
+            null[index] = column.is_null().to_numpy(zero_copy_only=False)
+            values = column.flatten() if is_array else column
+            bad = pa.array(~np.isfinite(values.fill_null(0.0).to_numpy()))
+            if is_array:
+                null[index] |= any_in_row(column, values.is_null())
+                infinite[index] = any_in_row(column, bad)
+            else:
+                infinite[index] = bad.to_numpy(zero_copy_only=False)
+        lengths = pc.min_max(pc.list_value_length(batch.column(names[0]))).as_py() if is_array else {}
+        weight = batch.column(WEIGHT).fill_null(np.nan).to_numpy()
+        found = {
+            "rows": batch.num_rows,
+            "null": np.count_nonzero(null.any(axis=0)),
+            "infinite": np.count_nonzero(infinite.any(axis=0)),
+            "weightless": np.count_nonzero(~np.isfinite(weight) | (weight < 0)),
+            "weighty": np.count_nonzero(weight > 0),
+            "shortest": lengths.get("min", len(names)),
+            "longest": lengths.get("max", len(names)),
+            "null_in": np.count_nonzero(null, axis=1).tobytes(),
+            "infinite_in": np.count_nonzero(infinite, axis=1).tobytes(),
+        }
+        yield pa.RecordBatch.from_pylist([found], schema=TALLY_ARROW)
 
 
 def _require(where: str, name: str, found: DataType, good: bool, expected: str) -> None:
