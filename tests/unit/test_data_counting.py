@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparton.data.counting import COUNTS_ARROW, _add, _added, _packed, _unpacked
@@ -16,6 +16,7 @@ CODES = st.one_of(st.integers(-9, 9), st.integers(0, 5 * BUCKETS), st.sampled_fr
 COUNTS = st.lists(st.tuples(CODES, st.sampled_from([1, 2, 255, 256, 70_000, 1 << 40])), max_size=30)
 
 
+@settings(deadline=None)
 @given(tasks=st.lists(COUNTS, min_size=1, max_size=4))
 def test_counts_of_several_tasks_are_added_up(tasks: list[list[tuple[int, int]]]) -> None:
     expected: Counter[int] = Counter()
