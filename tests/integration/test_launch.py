@@ -231,7 +231,7 @@ def out_of_range(connection: Connection, note: str) -> None:
     fit(rows, KMeansSettings(n_clusters=2, scaling="none"), connection=connection)
 
 
-@keeping("range", spark=True)
+@keeping("range", spark=True, barrier=True)
 def test_numbers_out_of_range_end_all_as_one_error(launches: Launches, tmp_path: Path, launcher: str) -> None:
     note = tmp_path / "starts"
     ended = launches.run(launcher, out_of_range, str(note), retries=3)
@@ -419,7 +419,7 @@ def test_horovodrun_ends_with_the_cause_and_the_status(tmp_path: Path, how: str,
     assert time.time() - float(failed) < END_LIMIT_S
 
 
-@keeping("unable")
+@keeping("unable", external=True)
 def test_a_worker_that_cannot_start_says_why(launches: Launches, launcher: str) -> None:
     without = {"PYTHONHOME": "/nonexistent"}
     if launcher == "external":
@@ -526,7 +526,7 @@ def wait_for_tasks(context: SparkContext, count: int) -> None:
     raise AssertionError(f"Spark does not come to run {count} tasks")
 
 
-@keeping("interrupt", spark=True)
+@keeping("interrupt", spark=True, external=True)
 def test_an_interrupted_launch_leaves_nothing_running(launches: Launches, launcher: str) -> None:
     """Ctrl-C while the workers start: their processes end with Spark's tasks, or with what has started them."""
     module = MODULES[launcher]
