@@ -119,7 +119,7 @@ def test_parameters_are_those_of_spark_ml() -> None:
         assert param.name in one.explainParams()
         if one.isDefined(param):
             assert one.getOrDefault(param) == one.getOrDefault(param.name)
-    check_accessors(one)
+    check_accessors(one.copy())
     other = one.copy({one.k: 9})
     assert (one.getOrDefault("k"), other.getOrDefault("k"), other.uid) == (3, 9, one.uid)
     assert other.getOrDefault("patience") == 7

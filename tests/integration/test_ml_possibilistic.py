@@ -75,7 +75,7 @@ def test_clouds_and_noise_are_found(frame: DataFrame, model: PossibilisticCMeans
 
 def test_parameters_are_those_of_spark_ml() -> None:
     one = estimator(patience=7, workFolder="/tmp/x", **OUTPUTS)
-    check_accessors(one)
+    check_accessors(one.copy())
     for param in one.params:
         assert param.parent == one.uid
         assert param.doc
