@@ -160,7 +160,9 @@ def _origin(problem: Any, origin: str, assigned: Mapping[str, str]) -> str:
     for name, typed in assigned.items():
         if f"{key}.".startswith(f"{name}.") or (unknown and name.startswith(f"{key}.")):
             return typed.partition("=")[0] if problem["type"] == SECRET else typed
-    return origin
+    # What does not go together may be of several keys of a section, of which some were typed.
+    below = [typed.partition("=")[0] for name, typed in assigned.items() if key and name.startswith(f"{key}.")]
+    return f"{origin} with {', '.join(below)}" if below else origin
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -206,7 +208,7 @@ def _explain(problem: Any) -> str:
         return f"unknown key {dotted!r}; {problem['hint']}"
     expected = PLAINLY.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     described = f"{dotted}: {expected.format(**problem.get('ctx', {}))}"
-    if problem["type"] == SECRET:
+    if problem["type"] == SECRET or "Received: " in described:
         return described
     message = f"{described}. Received: {_as_yaml(problem['input'])}"
     if problem["type"] != "literal_error":

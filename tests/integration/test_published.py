@@ -18,7 +18,7 @@ from sparton import pipeline, storage
 from sparton.cli import main
 from sparton.config import load_config
 from sparton.data.featurize import decode_features
-from sparton.errors import ConfigError
+from sparton.errors import ConfigError, DataError
 from sparton.pipeline import PipelineSettings
 from sparton.ucluster import bundle
 from tests.synthetic import jets_table
@@ -165,5 +165,9 @@ def test_bundle_of_another_network_or_input_is_refused(workspace: Path, tmp_path
     pipeline.prepare(narrow, input=str(workspace / "jets"))
     with pytest.raises(ConfigError, match="the bundle reads n_particles 100, the training set has 30"):
         pipeline.train(narrow)
+    with pytest.raises(DataError, match=r"particles 30; the bundle was trained on particles 100\. Prepare the set"):
+        pipeline.assign(narrow, model=str(workspace / "model"))
+    with pytest.raises(DataError, match="SHA256SUMS: no such file; expected a model bundle"):
+        pipeline.train(settings_in(tmp_path, f"train.start_from={workspace / 'set'}"), input=str(workspace / "set"))
     assert main(["train", "--workspace", str(tmp_path), "--from-bundle", str(tmp_path / "none")]) == 2
     assert not storage.exists(str(tmp_path / "model"))

@@ -66,6 +66,8 @@ def assign(
     def body(staging: str) -> dict[str, Any]:
         started = time.perf_counter()
         of_table = bundle_kind(inputs["model"]) == "table"
+        if not of_table:
+            _check_set(inputs["rows"], inputs["model"])
         unit = "rows" if of_table else "jets"
         spark = spark_session(settings.spark, "sparton assign")
         url = storage.spark_url(staging)
@@ -134,17 +136,38 @@ def require_features(found: Sequence[str], expected: Sequence[str], path: str) -
 def _features(table: DataFrame, path: str, clusterer: UClusterModel) -> DataFrame:
     """Return rows with the features that the bundle reads, computed where ``table`` is a jets table."""
     from sparton.data.featurize import featurize
-    from sparton.data.manifest import read_manifest
 
     if set(JETS_ARROW.names).issubset(table.columns):
         return featurize(table, clusterer.feature_spec)
     require_columns(table.columns, TRAINING_ARROW.names, path)
-    manifest, spec = read_manifest(path), clusterer.feature_spec
-    found = f"{manifest.n_particles} particles with {', '.join(manifest.feature_names)}"
-    expected = f"{spec.n_particles} particles with {', '.join(clusterer.feature_names)}"
-    if found != expected:
-        raise DataError(
-            f"{path}: {found}; the bundle was trained on {expected}. "
-            "Prepare the set with the bundle's settings, or assign the jets table"
-        )
+    _require_inputs(path, clusterer)
     return table
+
+
+def _check_set(path: str, bundle: str) -> None:
+    """Check a training set before Spark starts; other tables show what they are when they are read."""
+    from sparton.ml.ucluster import UClusterModel
+
+    if storage.exists(storage.join(path, storage.MANIFEST)):
+        _require_inputs(path, UClusterModel.from_bundle(bundle))
+
+
+def _require_inputs(path: str, clusterer: UClusterModel) -> None:
+    """Check that a training set has the tensors that a bundle reads.
+
+    Raises
+    ------
+    DataError
+        Naming what differs.
+    """
+    from sparton.data.manifest import read_manifest
+
+    manifest = read_manifest(path)
+    slots = (manifest.n_particles, clusterer.feature_spec.n_particles)
+    names = tuple(", ".join(found) for found in (manifest.feature_names, clusterer.feature_names))
+    for what, (found, expected) in {"particles": slots, "features": names}.items():
+        if found != expected:
+            raise DataError(
+                f"{path}: {what} {found}; the bundle was trained on {what} {expected}. Prepare the set with the "
+                "bundle's settings, or assign the jets table"
+            )

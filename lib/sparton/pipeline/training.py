@@ -70,7 +70,7 @@ def train(
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.data.manifest import read_manifest
-        from sparton.ucluster.bundle import read_description
+        from sparton.ucluster.bundle import read_description, verify
         from sparton.ucluster.start import check_centroids, check_fits, check_selection
         from sparton.ucluster.train import train as train_ucluster
 
@@ -78,6 +78,7 @@ def train(
         check_centroids(settings.model, training, manifest)
         check_selection(training, manifest)
         if training.start_from is not None:
+            verify(training.start_from)
             check_fits(read_description(training.start_from), training.start_from, settings.model, manifest)
         spark = spark_session(settings.spark, "sparton train") if needs_spark(settings.launch) else None
         arguments = (data, checkpoints, staging, settings.model, training)
@@ -90,7 +91,7 @@ def train(
             "steps": summary.steps,
             **({} if summary.skipped is None else {"skipped steps": summary.skipped}),
             "epochs": summary.epochs,
-            **({} if summary.kept == summary.epochs else {"epoch kept": summary.kept}),
+            **({} if training.select == "last" else {"epoch kept": summary.kept}),
             **({} if summary.jets_per_second is None else {"jets/s": summary.jets_per_second}),
             **time_figures(summary.times),
         }
