@@ -17,6 +17,7 @@ from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, di
 from sparton.pipeline.record import bad_files, content_fingerprint, read_record
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.pipeline.workflow import closing_rows
 from sparton.sgd.settings import KMeansSettings, PossibilisticSettings
 from sparton.ucluster.settings import TrainSettings
 
@@ -274,3 +275,17 @@ def test_checkpoints_outlive_a_failure_and_are_removed_on_demand(workspace: Path
     storage.write_text(storage.join(folder, "step"), "1")
     with kept(folder, force=True):
         assert not storage.exists(folder)
+
+
+def test_a_run_of_a_training_without_a_timed_step_ends_with_its_table() -> None:
+    stages: dict[str, dict[str, Any]] = {
+        "generate": {"jets": {"W": 3}},
+        "train": {"workers": 1, "steps": 1},
+        "evaluate": {"test jets": 3, "report": "report.html"},
+    }
+    rows = closing_rows([StageResult(name, f"out/{name}", summary, False, 1.0) for name, summary in stages.items()])
+    assert (rows["steps"], rows["report"]) == (1, "out/evaluate/report.html")
+    assert "jets/s in training steps" not in rows
+    stages["train"]["jets/s"] = 9.5
+    rows = closing_rows([StageResult(name, f"out/{name}", summary, False, 1.0) for name, summary in stages.items()])
+    assert rows["jets/s in training steps"] == 9.5
