@@ -88,7 +88,8 @@ def check_accessors(stage: Any) -> None:
     for param in stage.params:
         name = param.name[0].upper() + param.name[1:]
         setter = getattr(stage, f"set{name}")
-        made = {"toInt": 3, "toFloat": 0.5, "toString": "x", "toListString": ["a"]}[param.typeConverter.__name__]
+        values = {"toInt": 3, "toFloat": 0.5, "toString": "x", "toListString": ["a"], "toBoolean": True}
+        made = values[param.typeConverter.__name__]
         value = stage.getOrDefault(param) if stage.isDefined(param) else made
         assert setter(value) is stage
         assert getattr(stage, f"get{name}")() == value
@@ -275,3 +276,21 @@ def test_distances_from_all_centroids(frame: DataFrame, model: SGDKMeansModel) -
     assert every.shape == (ROWS, 3)
     np.testing.assert_array_equal(every.argmin(axis=1), shown["prediction"])
     np.testing.assert_allclose(every.min(axis=1), shown["away"], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_in_memory_are_clustered_as_those_of_a_set(
+    frame: DataFrame, model: SGDKMeansModel, tmp_path: Path
+) -> None:
+    found = estimator(inMemory=True, workFolder=str(tmp_path)).fit(frame)
+    assert np.abs(sorted_centers(found) - sorted_centers(model)).max() < 0.05
+    assert found.metrics["sizes"] == model.metrics["sizes"]
+    weighted = estimator(inMemory=True, inputCols=["a", "b"], weightCol="w").fit(frame)
+    assert sum(weighted.metrics["sizes"]) == 450
+    assert np.array_equal(
+        sorted_centers(estimator(inMemory=True, featuresCol="list").fit(frame)), sorted_centers(found)
+    )
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="SGDKMeans: inMemory is for one process, and numWorkers is 2"):
+        estimator(inMemory=True, numWorkers=2, workFolder=str(tmp_path)).fit(frame)
+    with pytest.raises(DataError, match="inputCols b: found nulls in 1 of"):
+        estimator(inMemory=True, inputCols=["a", "b"]).fit(frame.selectExpr("a", "if(row = 5, null, b) b"))

@@ -243,6 +243,11 @@ def read_manifest(folder: str) -> Manifest:
     return manifest
 
 
+def is_set(folder: str) -> bool:
+    """Tell whether a folder holds a set: shards with a manifest."""
+    return storage.exists(storage.join(folder, storage.MANIFEST))
+
+
 def read_set(folder: str) -> Manifest | TableManifest:
     """Read the manifest of a set of either kind.
 

@@ -75,7 +75,7 @@ class Piece:
     @property
     def url(self) -> str:
         """The file as Spark names it."""
-        return quote(storage.spark_url(self.path), safe=URL_CHARACTERS)
+        return spark_name(self.path)
 
 
 class Read(NamedTuple):
@@ -83,6 +83,11 @@ class Read(NamedTuple):
 
     name: str
     type: pa.DataType
+
+
+def spark_name(path: str) -> str:
+    """Return the URL that Spark has for a file."""
+    return quote(storage.spark_url(path), safe=URL_CHARACTERS)
 
 
 def spark_type(found: pa.DataType) -> DataType | None:

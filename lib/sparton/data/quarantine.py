@@ -6,12 +6,15 @@ since its name starts with an underscore.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sparton import storage
 from sparton.errors import DataError
 
 FOLDER = "_quarantine"
@@ -60,6 +63,16 @@ def rejected_rows(
 def rejected_file(file: str, reason: str, detail: str, sha256: str | None = None) -> pa.RecordBatch:
     """Return the quarantine's row for a file of which nothing could be used."""
     return rejected_rows(file, None, np.array([reason]), detail, sha256=sha256)
+
+
+def rejected_by_reason(folder: str) -> dict[str, int]:
+    """Return the number of rows in a quarantine for each reason; the folder may be missing."""
+    counts: Counter[str] = Counter()
+    for path in storage.list_files(folder) if storage.is_folder(folder) else []:
+        with storage.open_file(storage.join(folder, path)) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(columns=["reason"]):
+                counts += Counter(batch.column("reason").to_pylist())
+    return dict(counts)
 
 
 def enforce_limit(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -126,25 +126,18 @@ def find_sources(
     DataError
         If there is no file, or one is not readable as Parquet, or not what its record says.
     """
-    paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
-    if not paths:
-        raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
     identify = partial(_identify, folder=storage.absolute(folder), known=dict(known or {}), held=frozenset(held))
-    parts = dealt(paths, spark.sparkContext.defaultParallelism)
+    parts = dealt(_paths(folder), spark.sparkContext.defaultParallelism)
     with executor_errors(f"reading the files of {folder}"):
         rows = each(spark, parts, identify, SOURCE_ARROW).collect()
-    schemas: dict[bytes, pa.Schema] = {}  # most files share theirs
-    found = [
-        Source(
-            path=row["path"],
-            file=SourceFile(sha256=row["sha256"], bytes=row["bytes"], rows=row["rows"]),
-            version=row["version"],
-            groups=tuple(RowGroup(*group) for group in np.frombuffer(row["groups"], np.int64).reshape(-1, 2).tolist()),
-            schema=row["schema"] and schemas.setdefault(bytes(row["schema"]), _schema_of(row["schema"])),
-        )
-        for row in rows
-    ]
-    return sorted(found, key=lambda source: (source.file.sha256, source.path))
+    return _sources(row.asDict() for row in rows)
+
+
+def find_sources_here(folder: str, known: Mapping[str, str] | None = None) -> list[Source]:
+    """Return what :func:`find_sources` does, without Spark: this process reads the files."""
+    identify = partial(_source, storage.absolute(folder), known=dict(known or {}), held=frozenset())
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        return _sources(pool.map(identify, _paths(folder)))
 
 
 def read_sources(spark: SparkSession, folder: str, sources: Sequence[Source]) -> StoredTable:
@@ -242,6 +235,29 @@ def _place(folder: str, source: Source) -> str:
     return place_of(storage.spark_url(storage.join(folder, source.path)))
 
 
+def _paths(folder: str) -> list[str]:
+    paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
+    if not paths:
+        raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
+    return paths
+
+
+def _sources(rows: Iterable[Mapping[str, Any]]) -> list[Source]:
+    """Return files that were looked at, by content."""
+    schemas: dict[bytes, pa.Schema] = {}  # most files share theirs
+    found = [
+        Source(
+            path=row["path"],
+            file=SourceFile(sha256=row["sha256"], bytes=row["bytes"], rows=row["rows"]),
+            version=row["version"],
+            groups=tuple(RowGroup(*group) for group in np.frombuffer(row["groups"], np.int64).reshape(-1, 2).tolist()),
+            schema=row["schema"] and schemas.setdefault(bytes(row["schema"]), _schema_of(row["schema"])),
+        )
+        for row in rows
+    ]
+    return sorted(found, key=lambda source: (source.file.sha256, source.path))
+
+
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(HIDDEN) for part in path.split("/"))
 
@@ -249,12 +265,12 @@ def _is_hidden(path: str) -> bool:
 def _identify(
     paths: tuple[str, ...], folder: str, known: Mapping[str, str], held: Collection[str]
 ) -> Iterator[pa.RecordBatch]:
-    found = [_source(folder, path, known.get(path), held) for path in paths]
+    found = [_source(folder, path, known, held) for path in paths]
     yield pa.RecordBatch.from_pylist(found, schema=SOURCE_ARROW)
 
 
-def _source(folder: str, path: str, known: str | None, held: Collection[str]) -> dict[str, str | int | bytes | None]:
-    full = storage.join(folder, path)
+def _source(folder: str, path: str, known: Mapping[str, str], held: Collection[str]) -> dict[str, Any]:
+    full, recorded = storage.join(folder, path), known.get(path)
     try:
         size, version = storage.version(full)
         with storage.open_file(full) as stream:
@@ -263,10 +279,10 @@ def _source(folder: str, path: str, known: str | None, held: Collection[str]) ->
         raise DataError(
             f"{full}: not readable as Parquet ({' '.join(str(error).split())}); remove or mend it"
         ) from None
-    sha256 = known if known in held else storage.sha256(full)
-    if known is not None and sha256 != known:
+    sha256 = recorded if recorded in held else storage.sha256(full)
+    if recorded is not None and sha256 != recorded:
         raise DataError(
-            f"{full}: SHA-256 is {sha256}, the record of the stage that wrote it says {known}; it was changed or "
+            f"{full}: SHA-256 is {sha256}, the record of the stage that wrote it says {recorded}; it was changed or "
             "damaged since: restore it, or run that stage again with --force"
         )
     groups = [

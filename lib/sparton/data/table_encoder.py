@@ -35,6 +35,12 @@ class TableRows(NamedTuple):
     batch: pa.RecordBatch
     row: Indices
 
+    def sound(self) -> pa.RecordBatch:
+        """Return the rows that are sound."""
+        if self.row.size == self.batch.num_rows:
+            return self.batch
+        return self.batch.take(pa.array(self.row))
+
 
 @dataclass(frozen=True)
 class TableEncoder:
@@ -120,10 +126,9 @@ class TableEncoder:
 
     def pack(self, content: TableRows, index: Indices) -> list[pa.Array]:
         """Return the payload of rows."""
-        batch = content.batch
-        if content.row.size < batch.num_rows:
-            batch = batch.take(pa.array(content.row))
-        features = self._matrix(batch)
+        batch = content.sound()
+        features = np.empty((batch.num_rows, self.n_features), FEATURE_DTYPE)
+        self.fill(batch, features)
         scalars = [batch.column(name) if name in self.scalars else None for name in (TARGET, WEIGHT)]
         if not all_in_order(index, batch.num_rows):
             features = features[index]
@@ -148,13 +153,13 @@ class TableEncoder:
         weight = table.column(WEIGHT).to_numpy() if WEIGHT in self.scalars else None
         return Moments.of(decode_features(table.column("features").combine_chunks(), self.n_features), weight)
 
-    def _matrix(self, batch: pa.RecordBatch) -> NDArray[np.float32]:
+    def fill(self, batch: pa.RecordBatch, features: NDArray[np.float32]) -> None:
+        """Put the features of sound rows into ``features`` [n, d]."""
         if self.array:
-            return _values(batch.column(ARRAY).flatten()).reshape(batch.num_rows, self.n_features)
-        features = np.empty((batch.num_rows, self.n_features), FEATURE_DTYPE)
+            features[:] = _values(batch.column(ARRAY).flatten()).reshape(features.shape)
+            return
         for index, name in enumerate(self.feature_columns):
             features[:, index] = _values(batch.column(name))
-        return features
 
     def _made_ids(self, batch: pa.RecordBatch) -> Indices:
         files = batch.column(FILE).dictionary_encode()

@@ -81,8 +81,7 @@ def write_table_set(
     made = {} if settings.id else file_codes(source_folder, sources, held)
     if not settings.id and not made:
         raise UsageError("the table has no files to make ids from; name an id column (table.id)")
-    scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
-    encoder = TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, made)
+    encoder = encoder_of(names, settings, made)
     rows = rows_from(table, wanted_columns(table.schema, encoder))
     target = Target(spark, encoder, settings, folder, previous, checksums(source_folder, sources))
     files = [source.file for source in sources]
@@ -91,6 +90,22 @@ def write_table_set(
     manifest = TableManifest(**common)
     manifest.write(folder)
     return manifest
+
+
+def encoder_of(names: tuple[str, ...], settings: TableSettings, codes: Mapping[str, int]) -> TableEncoder:
+    """Return the encoder of a table.
+
+    Parameters
+    ----------
+    names
+        Names of the features (:func:`feature_names`).
+    settings
+        Which columns the table has beside them.
+    codes
+        What ids are made from (:func:`sparton.data.source_files.file_codes`) where it has none.
+    """
+    scalars = {ID: settings.id, TARGET: settings.target, WEIGHT: settings.weight}
+    return TableEncoder(names, {key: name for key, name in scalars.items() if name}, settings.array, codes)
 
 
 def feature_names(table: StructType, settings: TableSettings) -> tuple[str, ...]:
@@ -102,7 +117,7 @@ def feature_names(table: StructType, settings: TableSettings) -> tuple[str, ...]
         If no column is left, or a row's features are so large that a shard of them exceeds 2 GiB.
     """
     if settings.array is not None:
-        return tuple(f"{settings.array}[{index}]" for index in range(settings.length or 0))
+        return value_names(settings.array, settings.length or 0)
     other = {settings.id, settings.target, settings.weight}
     numeric = [item.name for item in table if isinstance(item.dataType, NumericType) and item.name not in other]
     names = settings.columns or tuple(numeric)
@@ -114,6 +129,11 @@ def feature_names(table: StructType, settings: TableSettings) -> tuple[str, ...]
             f"table: {len(names)} features make a shard exceed 2 GiB; set table.rows_per_shard to at most {most}"
         )
     return names
+
+
+def value_names(array: str, length: int) -> tuple[str, ...]:
+    """Return the names of the values of an array column."""
+    return tuple(f"{array}[{index}]" for index in range(length))
 
 
 def project(rows: DataFrame, encoder: TableEncoder) -> DataFrame:

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
@@ -19,6 +20,9 @@ from pyspark.sql.types import StructField, StructType
 from sparton import storage
 from sparton.config import validate
 from sparton.data.plan import checked_lanes
+from sparton.data.quarantine import FOLDER as QUARANTINE
+from sparton.data.settings import TableSettings
+from sparton.data.source_files import StoredTable
 from sparton.errors import ConfigError, DataError
 from sparton.ml.bundle_files import BUNDLE_FOLDER, BundleReader, BundleWriter, read_files
 from sparton.ml.params import COMPUTED, ClusterParams, TrainingParams
@@ -32,11 +36,16 @@ if TYPE_CHECKING:
     from pyspark.ml.linalg import Vector
     from pyspark.sql import DataFrame, SparkSession
 
+    from sparton.distributed.launch import LaunchSettings
+
 ModelT = TypeVar("ModelT", bound="TableClusters")
 
 
 class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, Generic[ModelT]):
-    """An estimator: ``fit`` writes the rows to ``workFolder`` as a table set, trains on it and removes it."""
+    """An estimator: ``fit`` writes the rows to ``workFolder`` as a table set, trains on it and removes it.
+
+    With ``inMemory`` it writes them as they are and reads them into the driver's memory.
+    """
 
     MODEL: ClassVar[type[TableClusters]]
 
@@ -55,8 +64,7 @@ class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, G
         return found
 
     def _fit(self, dataset: DataFrame) -> ModelT:
-        from sparton.distributed.launch import LaunchSettings, launch
-        from sparton.sgd.train import train
+        from sparton.distributed.launch import LaunchSettings
 
         settings = self.settings()
         self._check_outputs(dataset)
@@ -64,22 +72,28 @@ class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, G
         with self._own_words():
             workers = validate(LaunchSettings, {"workers": self.getNumWorkers()}, type(self).__name__)
             checked_lanes(settings.lanes, workers.workers, settings.batch_size)
+        if self.getInMemory() and workers.workers > 1:
+            raise ConfigError(
+                f"{type(self).__name__}: inMemory is for one process, and numWorkers is {workers.workers}; "
+                "leave one of them out"
+            )
         with self._work_folder(spark) as folder, self._own_words(folder):
-            places = {name: storage.join(folder, name) for name in ("set", "checkpoints", BUNDLE_FOLDER)}
-            self._write_set(spark, dataset, folder, places["set"])
-            launch(train, (*places.values(), settings), spark, workers)
-            model: Any = self.MODEL.from_bundle(places[BUNDLE_FOLDER])
+            places = Places(storage.join(folder, "checkpoints"), storage.join(folder, BUNDLE_FOLDER), settings)
+            rows, table = self._store(dataset, storage.join(folder, "rows"))
+            if self.getInMemory():
+                _train_in_memory(rows, table, places, workers)
+            else:
+                _train_on_set(rows, table, storage.join(folder, "set"), places, workers)
+            model: Any = self.MODEL.from_bundle(places.bundle)
         return self._copyValues(model)
 
-    def _write_set(self, spark: SparkSession, dataset: DataFrame, folder: str, target: str) -> None:
-        """Write the rows, once as they are, since a DataFrame may give others when it is read again; then shuffled."""
+    def _store(self, dataset: DataFrame, folder: str) -> tuple[StoredTable, TableSettings]:
+        """Write the rows as they are, since a DataFrame may give others when it is read again; say how to read them."""
         from sparton.data.storing import store_rows
-        from sparton.data.tables import write_table_set
 
-        inputs, plain = self._inputs(), storage.join(folder, "rows")
-        rows = store_rows(dataset.select(*inputs.stored(dataset.schema)), plain)
-        table = inputs.table(inputs.checked_length(rows))
-        write_table_set(spark, rows, table, target)
+        inputs = self._inputs()
+        rows = store_rows(dataset.select(*inputs.stored(dataset.schema)), folder)
+        return rows, inputs.table(inputs.checked_length(rows))
 
     def _own_words(self, folder: str | None = None) -> contextlib.AbstractContextManager[None]:
         """Let errors name parameters in place of settings, and the DataFrame in place of its copy."""
@@ -100,6 +114,39 @@ class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, G
             yield folder
         finally:
             storage.remove(folder)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a training writes, and its settings."""
+
+    checkpoints: str
+    bundle: str
+    settings: ClusterSettings
+
+
+def _train_on_set(
+    rows: StoredTable, table: TableSettings, folder: str, places: Places, workers: LaunchSettings
+) -> None:
+    """Shuffle the rows into a set that workers share, and train on it."""
+    from sparton.data.tables import write_table_set
+    from sparton.distributed.launch import launch
+    from sparton.sgd.train import train
+
+    write_table_set(rows.spark, rows, table, folder)
+    launch(train, (folder, places.checkpoints, places.bundle, places.settings), rows.spark, workers)
+
+
+def _train_in_memory(rows: StoredTable, table: TableSettings, places: Places, workers: LaunchSettings) -> None:
+    """Read the rows into this process, and train on them."""
+    from sparton.data.in_memory import read_rows
+    from sparton.distributed.launch import launch
+    from sparton.sgd.train import train_rows
+
+    found = read_rows(
+        rows.folder, rows.sources, table, storage.join(rows.folder, QUARANTINE), "leave inMemory at False"
+    )
+    launch(train_rows, (found, "", places.checkpoints, places.bundle, places.settings), None, workers)
 
 
 class TableClusters(Model, ClusterParams, MLWritable):

@@ -106,6 +106,7 @@ class SGDKMeans(TableClusterer["SGDKMeansModel"], _KMeansParams, DefaultParamsRe
         device: str = "auto",
         seed: int = 1,
         numWorkers: int = 1,
+        inMemory: bool = False,
         workFolder: str | None = None,
     ) -> None:
         super().__init__()

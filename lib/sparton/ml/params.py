@@ -137,6 +137,12 @@ class ClusterParams(
     distancesCol: Param[str] = Param(  # noqa: N815
         Params._dummy(), "distancesCol", "column for the distances to all centroids", TypeConverters.toString
     )
+    inMemory: Param[bool] = Param(  # noqa: N815
+        Params._dummy(),
+        "inMemory",
+        "whether all rows go into the driver's memory, where one process trains on them: quicker where they fit",
+        TypeConverters.toBoolean,
+    )
     workFolder: Param[str] = Param(  # noqa: N815
         Params._dummy(),
         "workFolder",
@@ -150,7 +156,7 @@ class ClusterParams(
         chosen = {name: getattr(defaults, setting) for name, setting in self.SETTINGS.items()}
         chosen = {name: value for name, value in chosen.items() if value is not None}
         # As in pyspark.ml, features are taken as they are; StandardScaler is the stage that scales them.
-        self._setDefault(**{**chosen, "scaling": "none", "patience": 0}, numWorkers=1)
+        self._setDefault(**{**chosen, "scaling": "none", "patience": 0}, numWorkers=1, inMemory=False)
 
     def _inputs(self) -> Inputs:
         """Return the columns that are clustered.
@@ -255,6 +261,10 @@ class ClusterParams(
         """Return the number of training processes."""
         return self.getOrDefault(self.numWorkers)
 
+    def getInMemory(self) -> bool:  # noqa: N802
+        """Return whether all rows go into the driver's memory."""
+        return self.getOrDefault(self.inMemory)
+
     def getWorkFolder(self) -> str:  # noqa: N802
         """Return the folder for the rows while ``fit`` runs."""
         return self.getOrDefault(self.workFolder)
@@ -326,6 +336,10 @@ class TrainingParams(ClusterParams):
     def setNumWorkers(self, value: int) -> Self:  # noqa: N802
         """Set the number of training processes."""
         return self._set(numWorkers=value)
+
+    def setInMemory(self, value: bool) -> Self:  # noqa: N802
+        """Set whether all rows go into the driver's memory, where one process trains on them."""
+        return self._set(inMemory=value)
 
     def setWorkFolder(self, value: str) -> Self:  # noqa: N802
         """Set the folder for the rows while ``fit`` runs."""

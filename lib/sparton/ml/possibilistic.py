@@ -173,6 +173,7 @@ class PossibilisticCMeans(
         device: str = "auto",
         seed: int = 1,
         numWorkers: int = 1,
+        inMemory: bool = False,
         workFolder: str | None = None,
     ) -> None:
         super().__init__()

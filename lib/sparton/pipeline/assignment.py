@@ -8,6 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparton import storage
+from sparton.config import Config
+from sparton.data.manifest import is_set
+from sparton.data.plain import PlainTable
+from sparton.data.quarantine import FOLDER as QUARANTINE
+from sparton.data.quarantine import enforce_limit, rejected_by_reason
 from sparton.data.schema import (
     ASSIGNMENTS_ARROW,
     JETS_ARROW,
@@ -17,6 +22,7 @@ from sparton.data.schema import (
 from sparton.errors import DataError
 from sparton.pipeline.bundles import bundle_kind
 from sparton.pipeline.progress import spark_progress
+from sparton.pipeline.record import recorded_sums
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -41,10 +47,11 @@ def assign(
     ----------
     settings
         The section ``assign`` decides the batch of the network, and whether rows of a table get all distances;
-        ``cluster.device`` what computes these.
+        ``cluster.device`` what computes these. Of Parquet files as they are, ``table.id`` names the rows, and
+        ``table.max_rejected`` says how many may be left out since they hold no numbers.
     input
-        Training set (all its splits) or jets table, or with a bundle of clusters a table set; None takes
-        ``<workspace>/set``.
+        Training set (all its splits) or jets table, or with a bundle of clusters a table set, or a folder of Parquet
+        files with the columns that the bundle names; None takes ``<workspace>/set``.
     model
         Bundle; None takes ``<workspace>/model``.
     output
@@ -57,11 +64,14 @@ def assign(
     UsageError
         If an input is missing, or something that this stage did not make stands at the output.
     DataError
-        If the input has not the features that the bundle was trained on.
+        If the input has not the features that the bundle was trained on, or too many of its rows are rejected.
     """
     inputs = {"rows": settings.folder("set", input), "model": settings.folder("model", model)}
     target = settings.folder("assignments", output)
-    call = StageCall("assign", {"assign": settings.assign}, inputs, target, settings, force)
+    sections: dict[str, Config] = {"assign": settings.assign}
+    if storage.is_folder(inputs["rows"]) and not is_set(inputs["rows"]):
+        sections |= {"table": settings.table}
+    call = StageCall("assign", sections, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         started = time.perf_counter()
@@ -70,14 +80,12 @@ def assign(
             _check_set(inputs["rows"], inputs["model"])
         unit = "rows" if of_table else "jets"
         spark = spark_session(settings.spark, "sparton assign")
-        url = storage.spark_url(staging)
         with spark_progress(spark, f"assign: assigning {unit}"):
-            assigned = (_assigned_rows if of_table else _assigned_jets)(spark, inputs, settings)
-            assigned.write.mode("overwrite").parquet(url)
+            left_out = (_assign_rows if of_table else _assign_jets)(spark, inputs, settings, staging)
         seconds = time.perf_counter() - started
         counts = _counts(spark.read.parquet(storage.spark_source(staging)))
         total = sum(counts.values())
-        return {unit: total, "cluster sizes": counts, f"{unit}/s": round(total / seconds, 1)}
+        return {unit: total, **left_out, "cluster sizes": counts, f"{unit}/s": round(total / seconds, 1)}
 
     return run_stage(call, body)
 
@@ -93,29 +101,50 @@ def _counts(assigned: DataFrame) -> dict[str, int]:
     return named | ({"noise": counts[None]} if None in counts else {})
 
 
-def _assigned_jets(spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings) -> DataFrame:
+def _assign_jets(
+    spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings, staging: str
+) -> dict[str, Any]:
     from sparton.ml.ucluster import UClusterModel
 
     clusterer = UClusterModel.from_bundle(inputs["model"]).setBatchSize(settings.assign.batch_size)
     rows = _features(spark.read.parquet(storage.spark_source(inputs["rows"])), inputs["rows"], clusterer)
-    return clusterer.transform(rows.select("jet_id", "features", "n_particles")).select(*ASSIGNMENTS_ARROW.names)
+    assigned = clusterer.transform(rows.select("jet_id", "features", "n_particles")).select(*ASSIGNMENTS_ARROW.names)
+    _write(assigned, staging)
+    return {}
 
 
-def _assigned_rows(spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings) -> DataFrame:
+def _assign_rows(
+    spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings, staging: str
+) -> dict[str, Any]:
+    """Write the assignments of rows, and return what is to be said of those that were left out."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
     from sparton.sgd import bundle
     from sparton.sgd.predict import assign_batches, schema_of
     from sparton.sgd.train import read_table_set
 
-    description = bundle.load(inputs["model"])
-    require_features(read_table_set(inputs["rows"]).feature_names, description.inputs.feature_names, inputs["rows"])
-    clusters = description.clusters
+    description, folder = bundle.load(inputs["model"]), inputs["rows"]
+    names, clusters = description.inputs.feature_names, description.clusters
     assign = partial(
         assign_batches, clusters=clusters, distances=settings.assign.distances, device=settings.cluster.device
     )
-    rows = spark.read.parquet(storage.spark_source(inputs["rows"])).select("id", "features")
-    return rows.mapInArrow(assign, from_arrow_schema(schema_of(clusters)))
+    schema = from_arrow_schema(schema_of(clusters))
+    if is_set(folder):
+        require_features(read_table_set(folder).feature_names, names, folder)
+        rows = spark.read.parquet(storage.spark_source(folder)).select("id", "features")
+        _write(rows.mapInArrow(assign, schema), staging)
+        return {}
+    table = PlainTable.open(spark, folder, settings.table, names, recorded_sums(folder))
+    quarantine = storage.join(staging, QUARANTINE)
+    _write(table.sound(quarantine).select("id", "features").mapInArrow(assign, schema), staging)
+    table.require_unchanged()
+    rejected = rejected_by_reason(quarantine)
+    enforce_limit(rejected, table.total, settings.table.max_rejected, folder)
+    return {"rejected": rejected or "none"}
+
+
+def _write(assigned: DataFrame, staging: str) -> None:
+    assigned.write.mode("overwrite").parquet(storage.spark_url(staging))
 
 
 def require_features(found: Sequence[str], expected: Sequence[str], path: str) -> None:

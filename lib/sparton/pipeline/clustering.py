@@ -1,15 +1,27 @@
-"""Stage ``cluster``: a table set to a bundle of clusters, by one process or by Horovod workers on Spark."""
+"""Stage ``cluster``: a table to a bundle of clusters.
+
+A table set is read batch by batch, by one process or by Horovod workers on Spark; a folder of Parquet files as they are
+goes into the memory of this process, and nothing else is started.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparton import storage
+from sparton.config import Config, fingerprint
+from sparton.data.manifest import is_set
+from sparton.data.quarantine import FOLDER as QUARANTINE
+from sparton.errors import UsageError
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
+from sparton.pipeline.record import recorded_sums
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
 from sparton.pipeline.times import time_figures
+
+if TYPE_CHECKING:
+    from sparton.sgd.train import ClusterSummary
 
 SHOWN_SIZES = 20
 
@@ -20,7 +32,7 @@ SIZES = {"kmeans": "cluster sizes", "pcm": "sums of typicalities"}
 def cluster(
     settings: PipelineSettings, *, input: str | None = None, output: str | None = None, force: bool = False
 ) -> StageResult:
-    """Cluster the rows of a table set by k-means or possibilistic c-means and publish the bundle.
+    """Cluster the rows of a table by k-means or possibilistic c-means and publish the bundle.
 
     Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
     that was killed is continued from there; ``force`` starts anew. Targets are not read.
@@ -28,9 +40,10 @@ def cluster(
     Parameters
     ----------
     settings
-        The section ``cluster`` and the number of workers decide the clusters.
+        The section ``cluster`` and the number of workers decide the clusters; of Parquet files as they are also the
+        section ``table``, which names the columns (splits and shards in it are for sets).
     input
-        Table set; None takes ``<workspace>/set``.
+        Table set, or a folder of Parquet files, whose rows are all taken; None takes ``<workspace>/set``.
     output
         Folder to publish; None takes ``<workspace>/model``.
     force
@@ -39,29 +52,31 @@ def cluster(
     Raises
     ------
     UsageError
-        If the input is missing, something that this stage did not make stands at the output, or the lanes cannot be
-        shared equally by the workers.
+        If the input is missing, something that this stage did not make stands at the output, the lanes cannot be
+        shared equally by the workers, or several workers shall share files that are no set.
     DataError
-        If the input is not a table set, no feature varies, or a shard is not what its manifest says.
+        If the input is a set of another kind, no feature varies, or a shard is not what its manifest says. Of files as
+        they are: if a column is missing or not numeric, they do not fit into memory, or too many rows are rejected.
     TrainingError
         If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, slots are
         missing, a worker fails or ranks disagree.
     """
     data, chosen = settings.folder("set", input), settings.cluster
     settings.check_lanes("cluster")
-    sections = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
-    call = StageCall("cluster", sections, {"set": data}, settings.folder("model", output), settings, force)
+    plain = storage.is_folder(data) and not is_set(data)
+    sections: dict[str, Config] = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
+    if plain:
+        _require_one_process(settings, data)
+        sections |= {"table": settings.table}
+    role = "table" if plain else "set"
+    call = StageCall("cluster", sections, {role: data}, settings.folder("model", output), settings, force)
     checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()}) if storage.exists(data) else ""
 
     def body(staging: str) -> dict[str, Any]:
-        from sparton.distributed.launch import launch, needs_spark
-        from sparton.sgd.train import check_rows, read_table_set, train
-
-        check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
-        spark = spark_session(settings.spark, "sparton cluster") if needs_spark(settings.launch) else None
         with kept(checkpoints, force):
-            summary = launch(train, (data, checkpoints, staging, chosen), spark, settings.launch)[0]
-        return {
+            train = _train_rows if plain else _train_set
+            summary, read = train(settings, call, checkpoints, staging)
+        return read | {
             "workers": settings.launch.workers,
             "steps": summary.steps,
             "epochs": summary.epochs,
@@ -75,6 +90,44 @@ def cluster(
     result = run_stage(call, body)
     discard(checkpoints)
     return result
+
+
+def _train_set(
+    settings: PipelineSettings, call: StageCall, checkpoints: str, staging: str
+) -> tuple[ClusterSummary, dict[str, Any]]:
+    from sparton.distributed.launch import launch, needs_spark
+    from sparton.sgd.train import check_rows, read_table_set, train
+
+    data = call.inputs["set"]
+    check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
+    spark = spark_session(settings.spark, "sparton cluster") if needs_spark(settings.launch) else None
+    return launch(train, (data, checkpoints, staging, settings.cluster), spark, settings.launch)[0], {}
+
+
+def _train_rows(
+    settings: PipelineSettings, call: StageCall, checkpoints: str, staging: str
+) -> tuple[ClusterSummary, dict[str, Any]]:
+    from sparton.data.in_memory import read_table
+    from sparton.data.source_files import find_sources_here
+    from sparton.distributed.launch import launch
+    from sparton.sgd.train import train_rows
+
+    data = call.inputs["table"]
+    sources = find_sources_here(data, recorded_sums(data))
+    table = read_table(data, sources, settings.table, storage.join(staging, QUARANTINE))
+    identity = fingerprint([settings.table.model_dump(mode="json"), [source.file.sha256 for source in sources]])
+    summary = launch(train_rows, (table, identity, checkpoints, staging, settings.cluster), None, settings.launch)[0]
+    return summary, {"rows read": table.counts.read, "rejected": table.counts.rejected or "none"}
+
+
+def _require_one_process(settings: PipelineSettings, data: str) -> None:
+    from sparton.distributed.launch import needs_spark
+
+    if needs_spark(settings.launch):
+        raise UsageError(
+            f"{data}: no table set ({storage.MANIFEST} is missing), and files as they are go into the memory of one "
+            "process; make a set that workers can share by 'sparton prepare --kind table', or leave --workers at 1"
+        )
 
 
 def _shown(sizes: tuple[float, ...]) -> Any:

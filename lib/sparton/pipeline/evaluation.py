@@ -11,6 +11,7 @@ from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config
+from sparton.data.manifest import is_set
 from sparton.errors import DataError
 from sparton.pipeline.bundles import bundle_kind
 from sparton.pipeline.progress import spark_progress
@@ -79,7 +80,7 @@ def evaluate(
     output: str | None = None,
     force: bool = False,
 ) -> StageResult:
-    """Measure the clusters on one split and publish ``metrics.json`` and ``report.html``.
+    """Measure the clusters on one split, or all rows of plain files; publish ``metrics.json`` and ``report.html``.
 
     Labels are read here only. Without them the label-free part remains. Of a table, targets that are a few whole
     numbers count as labels.
@@ -89,7 +90,8 @@ def evaluate(
     settings
         The section ``evaluate`` decides the split and the samples.
     input, table, model
-        Assignments, set and bundle; None takes them from the workspace.
+        Assignments, set and bundle; None takes them from the workspace. ``table`` may be a folder of Parquet files, as
+        of ``assign``, all rows of which are then taken.
     output
         Folder to publish; None takes ``<workspace>/report``.
     force
@@ -108,14 +110,17 @@ def evaluate(
         "model": settings.folder("model", model),
     }
     target = settings.folder("report", output)
-    call = StageCall("evaluate", {"evaluate": settings.evaluate}, inputs, target, settings, force)
+    sections: dict[str, Config] = {"evaluate": settings.evaluate}
+    if storage.is_folder(inputs["set"]) and not is_set(inputs["set"]):
+        sections |= {"table": settings.table}
+    call = StageCall("evaluate", sections, inputs, target, settings, force)
 
     def body(staging: str) -> dict[str, Any]:
         from sparton.report.page import write_report
 
         spark = spark_session(settings.spark, "sparton evaluate")
         of_table = bundle_kind(inputs["model"]) == "table"
-        metrics, figures = (_of_table if of_table else _of_jets)(spark, inputs, settings.evaluate)
+        metrics, figures = (_of_table if of_table else _of_jets)(spark, inputs, settings)
         content = _content(metrics, figures, call, settings)
         storage.write_json(storage.join(staging, "metrics.json"), metrics.to_json())
         write_report(staging, content)
@@ -125,23 +130,23 @@ def evaluate(
 
 
 def _of_table(
-    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings
+    spark: SparkSession, inputs: dict[str, str], settings: PipelineSettings
 ) -> tuple[EvaluationMetrics, tuple[ReportFigure, ...]]:
     from sparton.pipeline.table_evaluation import evaluate_table
     from sparton.report.table_gallery import table_gallery
 
     with spark_progress(spark, "evaluate: joining assignments and rows"):
-        metrics, rows = evaluate_table(spark, inputs, settings)
-    return metrics, table_gallery(rows, metrics, _curve(inputs["model"]), settings.seed)
+        metrics, rows = evaluate_table(spark, inputs, settings.evaluate, settings.table)
+    return metrics, table_gallery(rows, metrics, _curve(inputs["model"]), settings.evaluate.seed)
 
 
 def _of_jets(
-    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings
+    spark: SparkSession, inputs: dict[str, str], pipeline: PipelineSettings
 ) -> tuple[EvaluationMetrics, tuple[ReportFigure, ...]]:
     from sparton.report.gallery import gallery
     from sparton.ucluster.bundle import read_description
 
-    model = read_description(inputs["model"])
+    model, settings = read_description(inputs["model"]), pipeline.evaluate
     with spark_progress(spark, "evaluate: joining assignments and jets"):
         joined = _join(spark, inputs, settings.split).cache()
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparton import publication, storage
 from sparton.errors import UsageError
 from sparton.pipeline.progress import spark_progress
-from sparton.pipeline.record import read_record
+from sparton.pipeline.record import recorded_sums
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -89,9 +89,7 @@ def _sources(spark: SparkSession, folder: str, held: Collection[str] = ()) -> li
     """Return the files of the input, which must be those of the record that the stage which made it has left."""
     from sparton.data.source_files import find_sources
 
-    record = read_record(folder)
-    known = {entry.path: entry.sha256 for entry in record.files} if record else {}
-    return find_sources(spark, folder, known, held)
+    return find_sources(spark, folder, recorded_sums(folder), held)
 
 
 def _new_sources(settings: PipelineSettings, kind: Kind, folder: str, target: str) -> list[Source]:

@@ -71,6 +71,12 @@ def content_fingerprint(folder: str) -> str:
     return fingerprint([[path, storage.size(path), storage.modified(path)] for path in files])
 
 
+def recorded_sums(folder: str) -> dict[str, str]:
+    """Return the SHA-256 of files by relative path, as the stage that made a folder has recorded it; else nothing."""
+    record = read_record(folder)
+    return {entry.path: entry.sha256 for entry in record.files} if record else {}
+
+
 def _problem(folder: str, entry: FileEntry, checksums: bool) -> str | None:
     path = storage.join(folder, entry.path)
     if not storage.exists(path):

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from sparton import storage
 from sparton.data.featurize import decode_features
+from sparton.data.manifest import is_set
+from sparton.data.plain import PlainTable
 from sparton.data.schema import TABLE_ARROW, TABLE_ASSIGNMENTS_ARROW, require_columns
 from sparton.errors import DataError
 from sparton.pipeline.assignment import require_features
+from sparton.pipeline.record import recorded_sums
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
+    from sparton.data.settings import TableSettings
     from sparton.pipeline.evaluation import EvaluateSettings
     from sparton.report.content import ElbowPoint, EvaluationMetrics
     from sparton.report.metrics import LabelMetrics
@@ -42,7 +46,31 @@ ROWS_TAKEN = ("scaling", "epochs", "batch_size", "precision", "seed")
 
 METHODS = {"kmeans": "K-means", "pcm": "Possibilistic c-means"}
 
+ROW_COLUMNS = ("id", "features", "target")
+
+ALL_ROWS = "all"
+"""What stands for the split where there are none."""
+
 PARTIAL_ARROW = pa.schema([pa.field("sums", pa.binary())])
+
+
+@dataclass(frozen=True)
+class EvaluatedRows:
+    """Rows that the clusters are measured on.
+
+    Attributes
+    ----------
+    frame, total
+        The rows, with :data:`ROW_COLUMNS`, and how many there are.
+    split, described, way_out
+        Their split, and what messages call them and say where assignments do not fit them.
+    """
+
+    frame: DataFrame
+    total: int
+    split: str
+    described: str
+    way_out: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +102,11 @@ class TableTally:
 
 
 def evaluate_table(
-    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings
+    spark: SparkSession, inputs: dict[str, str], settings: EvaluateSettings, table: TableSettings
 ) -> tuple[EvaluationMetrics, TableSample]:
-    """Measure the clusters of a table on one split, and draw the rows that the figures show.
+    """Measure the clusters of a table on one split of a set, or on all rows of files as they are.
+
+    It also draws the rows that the figures show.
 
     Parameters
     ----------
@@ -86,6 +116,8 @@ def evaluate_table(
         Folders of ``assignments``, ``set`` and ``model``.
     settings
         Split, samples and further numbers of clusters.
+    table
+        Names of columns in files as they are.
 
     Raises
     ------
@@ -93,43 +125,58 @@ def evaluate_table(
         If the assignments do not cover the split, or were made with another bundle.
     """
     from sparton.sgd import bundle
-    from sparton.sgd.train import read_table_set
 
-    description, manifest = bundle.load(inputs["model"]), read_table_set(inputs["set"])
-    require_features(manifest.feature_names, description.inputs.feature_names, inputs["set"])
-    manifest.rows(settings.split)  # a split that is not there is named
-    joined = _join(spark, inputs, settings.split).cache()
+    description = bundle.load(inputs["model"])
+    rows = _rows(spark, inputs["set"], settings.split, description, table)
+    joined = _join(spark, inputs["assignments"], rows.frame).cache()
     try:
         noise = _noise(joined, description)
         kept = joined if noise is None else joined.where("not noise")
         tally = _tally(kept, description)
-        found, expected = tally.rows + (noise or 0), manifest.rows(settings.split)
-        if found != expected:
+        found = tally.rows + (noise or 0)
+        if found != rows.total:
             raise DataError(
-                f"{inputs['assignments']}: {found} assignments for the {expected} rows of the split "
-                f"{settings.split!r} of {inputs['set']}; assign this set again"
+                f"{inputs['assignments']}: {found} assignments for the {rows.total} rows of {rows.described}; "
+                f"{rows.way_out}"
             )
-        if noise == expected:
+        if noise == rows.total:
             raise DataError(
-                f"{inputs['assignments']}: all {noise} rows of the split {settings.split!r} are noise, expected some "
+                f"{inputs['assignments']}: all {noise} rows of {rows.described} are noise, expected some "
                 "in clusters; raise cluster.gamma_factor or lower cluster.noise_below, cluster and assign again"
             )
         drawn = _sample(kept, settings)
     finally:
         joined.unpersist()
-    return _measure(tally, drawn, description, settings, noise)
+    return _measure(tally, drawn, description, settings.model_copy(update={"split": rows.split}), noise)
 
 
-def _join(spark: SparkSession, inputs: dict[str, str], split: str) -> DataFrame:
+def _rows(
+    spark: SparkSession, folder: str, split: str, description: Description, settings: TableSettings
+) -> EvaluatedRows:
+    """Return the rows of one split of a set, or all rows of files as they are."""
     from pyspark.sql import functions as F
 
-    assignments = spark.read.parquet(storage.spark_source(inputs["assignments"]))
-    require_columns(assignments.columns, TABLE_ASSIGNMENTS_ARROW.names, inputs["assignments"])
-    rows = spark.read.parquet(storage.spark_source(inputs["set"]))
-    require_columns(rows.columns, ("split", *TABLE_ARROW.names), inputs["set"])
-    chosen = rows.where(F.col("split") == split).select("id", "features", "target")
+    from sparton.sgd.train import read_table_set
+
+    if not is_set(folder):
+        table = PlainTable.open(spark, folder, settings, description.inputs.feature_names, recorded_sums(folder))
+        sound = table.sound().select(*ROW_COLUMNS)
+        way_out = "assign it again; of rows with one id (table.id) each would count several times"
+        return EvaluatedRows(sound, sound.select("id").count(), ALL_ROWS, folder, way_out)
+    manifest = read_table_set(folder)
+    require_features(manifest.feature_names, description.inputs.feature_names, folder)
+    total = manifest.rows(split)  # a split that is not there is named
+    rows = spark.read.parquet(storage.spark_source(folder))
+    require_columns(rows.columns, ("split", *TABLE_ARROW.names), folder)
+    chosen = rows.where(F.col("split") == split).select(*ROW_COLUMNS)
+    return EvaluatedRows(chosen, total, split, f"the split {split!r} of {folder}", "assign this set again")
+
+
+def _join(spark: SparkSession, folder: str, rows: DataFrame) -> DataFrame:
+    assignments = spark.read.parquet(storage.spark_source(folder))
+    require_columns(assignments.columns, TABLE_ASSIGNMENTS_ARROW.names, folder)
     found = [name for name in ("cluster", "noise") if name in assignments.columns]
-    return chosen.join(assignments.select("id", *found), "id")
+    return rows.join(assignments.select("id", *found), "id")
 
 
 def _noise(joined: DataFrame, description: Description) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.config import fingerprint
+from sparton.data.in_memory import MemoryTable
 from sparton.data.manifest import TABLE_KIND, TableManifest, bad_shards, read_set
 from sparton.data.settings import TRAIN
 from sparton.data.statistics import Moments, merge_all
@@ -38,6 +40,15 @@ logger = logging.getLogger(__name__)
 
 MOMENT_ROWS = 4096
 """Rows whose moments are computed at once, in the cache."""
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where rank 0 writes, and what checkpoints must be of to be gone on from."""
+
+    checkpoints: str
+    bundle: str
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -109,17 +120,50 @@ def train(
     check_rows(manifest, set_folder)
     _verify_shards(connection, set_folder, manifest)
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
-    if connection.world.is_root:
-        rounding.warn_of_stored(inputs)
     feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed, settings.lanes)
     identity = fingerprint([settings.lasting().model_dump(mode="json"), manifest.model_dump(mode="json")])
-    kept, seconds = settings.checkpoints_kept, settings.checkpoint_seconds
-    checkpoints = Checkpoints(connection, checkpoint_folder, identity, kept, seconds)
-    run = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
-    if connection.world.is_root:
-        _write_bundle(bundle_folder, inputs, settings, run, {"workers": connection.world.size, "rows": feed.total})
-    connection.collectives.barrier()
-    return _summary(run)
+    return _train(connection, feed, inputs, settings, _Places(checkpoint_folder, bundle_folder, identity))
+
+
+def train_rows(
+    connection: Connection,
+    table: MemoryTable,
+    identity: str,
+    checkpoint_folder: str,
+    bundle_folder: str,
+    settings: ClusterSettings,
+) -> ClusterSummary:
+    """Cluster a table in memory and write the bundle, by one process alone.
+
+    Parameters
+    ----------
+    connection
+        The place of this process, which is alone.
+    table
+        All rows.
+    identity
+        What tells one table from another: its checkpoints are not taken for those of another one.
+    checkpoint_folder, bundle_folder, settings
+        As of :func:`train`.
+
+    Raises
+    ------
+    TrainingError
+        As of :func:`train`.
+    DataError
+        If no feature varies, or all weights are 0.
+    """
+    moments = _moments(table.rows, table.weight)
+    std, constant = moments.std()
+    _require_varying(constant, table.names, "the table: no feature varies")
+    mean = tuple(moments.mean.tolist())
+    inputs = bundle.TableInputs(
+        feature_names=table.names, feature_mean=mean, feature_std=tuple(std.tolist()), scaling=settings.scaling
+    )
+    weight = np.ones(len(table.rows), np.float32) if table.weight is None else table.weight
+    feed = ArrayFeed(connection.world, table.rows, settings.batch_size, settings.seed, weight, settings.lanes)
+    identity = fingerprint([settings.lasting().model_dump(mode="json"), identity])
+    return _train(connection, feed, inputs, settings, _Places(checkpoint_folder, bundle_folder, identity))
 
 
 def fit(
@@ -198,11 +242,12 @@ def check_rows(manifest: TableManifest, folder: str) -> None:
     if not manifest.rows(TRAIN):
         raise DataError(f"{folder}: the train split is empty; prepare a larger table")
     spread = Moments(manifest.feature_count, np.array(manifest.feature_mean), np.array(manifest.feature_squares))
-    if spread.std()[1].all():
-        names = ", ".join(manifest.feature_names)
-        raise DataError(
-            f"{folder}: no feature varies over the train split, as float32 ({names}); there is nothing to cluster"
-        )
+    _require_varying(spread.std()[1], manifest.feature_names, f"{folder}: no feature varies over the train split")
+
+
+def _require_varying(constant: NDArray[np.bool_], names: Sequence[str], problem: str) -> None:
+    if constant.all():
+        raise DataError(f"{problem}, as float32 ({', '.join(names)}); there is nothing to cluster")
 
 
 def _verify_shards(connection: Connection, folder: str, manifest: TableManifest) -> None:
@@ -218,6 +263,21 @@ class _Run:
     method: Method[Any, Any]
     trained: Trained[Any, Any]
     outcome: Outcome
+
+
+def _train(
+    connection: Connection, feed: Feed, inputs: bundle.TableInputs, settings: ClusterSettings, places: _Places
+) -> ClusterSummary:
+    """Train on the rows of a feed, which come as float32, and let rank 0 write the bundle."""
+    if connection.world.is_root:
+        rounding.warn_of_stored(inputs)
+    kept, seconds = settings.checkpoints_kept, settings.checkpoint_seconds
+    checkpoints = Checkpoints(connection, places.checkpoints, places.identity, kept, seconds)
+    run = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
+    if connection.world.is_root:
+        _write_bundle(places.bundle, inputs, settings, run, {"workers": connection.world.size, "rows": feed.total})
+    connection.collectives.barrier()
+    return _summary(run)
 
 
 def _run(
