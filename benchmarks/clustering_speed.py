@@ -158,16 +158,19 @@ def _parquet(case: Case, values: Array, folder: Path, options: argparse.Namespac
         taken = measure(command, folder, options.limit)
         return taken, np.load(target) if taken.ended else None
 
+    turns = range(options.rounds)
+    files = [_cluster(case, folder, source, f"files-{turn}", options.limit) for turn in turns]
+    tell(f"sparton cluster on the files, {case.passes} pass", *_middle(files))
     tell("sparton prepare: once for any number of trainings", _prepare(folder, source, options.limit), None)
     data, small = folder / "w" / "set", folder / "tenth"
     _part_of(data, small)
-    turns = range(options.rounds)
     whole = [_cluster(case, folder, data, f"whole-{turn}", options.limit) for turn in turns]
-    tell(f"sparton cluster, {case.passes} pass", *_middle(whole))
+    tell(f"sparton cluster on the set, {case.passes} pass", *_middle(whole))
     tenth = [_cluster(case, folder, small, f"tenth-{turn}", options.limit) for turn in turns]
     tell("the same with a tenth of the rows", *_middle(tenth))
     tell("pyarrow and MiniBatchKMeans, as it comes", *_middle([way("mini_batch") for _ in turns]))
     tell("SGDKMeans.fit on the table", *way("estimator"))
+    tell("SGDKMeans(inMemory=True).fit", *way("in_memory"))
     tell(f"Spark MLlib KMeans, {options.iterations} iterations", *way("mllib"))
     return _parquet_table(values, lines)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def mllib(folder: str, options: dict[str, Any]) -> Any:
     return np.array(found.clusterCenters())
 
 
-def estimator(folder: str, options: dict[str, Any]) -> Any:
+def estimator(folder: str, options: dict[str, Any], in_memory: bool = False) -> Any:
     """``SGDKMeans.fit`` on the same table."""
     from sparton.ml.kmeans import SGDKMeans
 
@@ -49,6 +50,7 @@ def estimator(folder: str, options: dict[str, Any]) -> Any:
         batchSize=options["batch"],
         decay=options["decay"],
         seed=options["seed"],
+        inMemory=in_memory,
     ).fit(table)
     return np.array(found.clusterCenters())
 
@@ -70,6 +72,7 @@ def mini_batch(folder: str, options: dict[str, Any]) -> Any:
 WAYS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "mllib": mllib,
     "estimator": estimator,
+    "in_memory": partial(estimator, in_memory=True),
     "mini_batch": mini_batch,
 }
 

@@ -35,11 +35,11 @@ STAGES = {
     "prepare": "jets table (or any table) -> training set: features, splits, shuffled shards of equal size, manifest",
     "validate": "any table -> which rules of the configuration hold: ranges, nulls, uniqueness, balance, drift",
     "train": "training set -> model bundle: UCluster trained by Horovod workers",
-    "cluster": "table set -> bundle of clusters: k-means or possibilistic c-means by gradient descent",
+    "cluster": "table set, or Parquet files in memory -> bundle of clusters: k-means or possibilistic c-means",
     "stream-cluster": "Parquet files as they arrive in a folder -> bundle of clusters that follow them",
     "import-checkpoint": "TensorFlow 1 checkpoint of the published network -> model bundle",
     "export": "model bundle -> TensorFlow SavedModel, for serving without Sparton",
-    "assign": "set or jets table + bundle -> cluster, distances and score of every jet or row",
+    "assign": "set, jets table or Parquet files + bundle -> cluster, distances and score of every jet or row",
     "evaluate": "assignments + set -> metrics.json and report.html",
 }
 
@@ -206,7 +206,11 @@ def _add_folders(command: argparse.ArgumentParser, stage: str) -> None:
     if stage in ("assign", "evaluate", "export"):
         command.add_argument("--model", metavar="DIR", help=f"model bundle ({from_workspace})")
     if stage == "evaluate":
-        command.add_argument("--table", metavar="DIR", help=f"set with what is profiled, and labels ({from_workspace})")
+        command.add_argument(
+            "--table",
+            metavar="DIR",
+            help=f"set (or Parquet files) with what is profiled, and labels ({from_workspace})",
+        )
     command.add_argument("--output", metavar="DIR", help=f"output folder ({from_workspace})")
 
 
