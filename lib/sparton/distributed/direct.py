@@ -35,6 +35,10 @@ CONNECT_TIMEOUT_S = 60.0
 HELLO_TIMEOUT_S = 5.0
 """How long a stranger that says nothing can hold up the others."""
 
+WATCH_S = 2e-3
+"""How long a rank looks again and again whether the others' vectors have come before it sleeps until they have. To be
+woken takes longer than most ranks are apart; others that want the core are let go first."""
+
 HEADER = struct.Struct("<QQ")  # number of the sum, bytes of each vector in it
 ADDRESS_BYTES = 64
 
@@ -144,8 +148,15 @@ def swap(target: socket.socket, out: list[memoryview], source: socket.socket, in
                 into = _received(source, into, socket.MSG_DONTWAIT)
                 if not into:
                     waiting.unregister(source)
+    watched = time.perf_counter() + WATCH_S
     while into:
-        into = _received(source, into, socket.MSG_WAITALL)
+        if time.perf_counter() >= watched:
+            into = _received(source, into, socket.MSG_WAITALL)
+            continue
+        try:
+            into = _received(source, into, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            os.sched_yield()
 
 
 def connect(
