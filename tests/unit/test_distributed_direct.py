@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -68,6 +69,24 @@ def test_sums_have_the_same_bits_on_all_ranks_and_are_added_in_their_order(size:
     for total in found:
         assert total.dtype == dtype
         np.testing.assert_array_equal(total, expected)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.5])
+def test_a_rank_that_waits_long_sleeps_and_gets_the_sum(late: float) -> None:
+    vectors = np.arange(6.0).reshape(2, 3)
+
+    def waiting(world: DirectSums) -> tuple[Any, float]:
+        began = time.thread_time()
+        return world.sum(vectors[0]), time.thread_time() - began
+
+    def coming(world: DirectSums) -> Any:
+        time.sleep(late)
+        return world.sum(vectors[1])
+
+    with ranks(2) as worlds:
+        (first, used), second = together([lambda: waiting(worlds[0]), lambda: coming(worlds[1])])
+    assert first.tolist() == second.tolist() == [3.0, 5.0, 7.0]
+    assert used < 0.1
 
 
 def test_overflow_is_infinite_without_a_warning() -> None:
