@@ -6,6 +6,8 @@ goes into the memory of this process, and nothing else is started.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from sparton import storage
@@ -110,14 +112,25 @@ def _train_rows(
     from sparton.data.in_memory import read_table
     from sparton.data.source_files import find_sources_here
     from sparton.distributed.launch import launch
-    from sparton.sgd.train import train_rows
 
     data = call.inputs["table"]
-    sources = find_sources_here(data, recorded_sums(data))
-    table = read_table(data, sources, settings.table, storage.join(staging, QUARANTINE))
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(_load, settings.cluster.precision)  # which takes about as long as reading the rows
+        sources = find_sources_here(data, recorded_sums(data))
+        table = read_table(data, sources, settings.table, storage.join(staging, QUARANTINE))
+        train_rows = loading.result()
     identity = fingerprint([settings.table.model_dump(mode="json"), [source.file.sha256 for source in sources]])
     summary = launch(train_rows, (table, identity, checkpoints, staging, settings.cluster), None, settings.launch)[0]
     return summary, {"rows read": table.counts.read, "rejected": table.counts.rejected or "none"}
+
+
+def _load(precision: str) -> Callable[..., ClusterSummary]:
+    """Load what trains, and return it."""
+    from sparton.sgd.compute import warm_up
+    from sparton.sgd.train import train_rows
+
+    warm_up(precision)
+    return train_rows
 
 
 def _require_one_process(settings: PipelineSettings, data: str) -> None:

@@ -144,6 +144,16 @@ def accumulate(
     return residuals.sum(axis=0), counts.sum(axis=0), float(inertia.sum())
 
 
+def warm_up(precision: DTypeLike = np.float32) -> None:
+    """Load what computes on float32 rows; libraries and compiled loops take a second, in which others can work.
+
+    ``precision`` is as of :func:`nearest`.
+    """
+    rows, coordinates, centroids = np.zeros((1, 1), np.float32), Coordinates.of([0.0], None), np.zeros((1, 1))
+    label = nearest(rows, coordinates, centroids, precision)
+    accumulate(rows, np.ones(1, np.float32), label, coordinates, centroids)
+
+
 def halved(centroids: NDArray[np.float64], precision: DTypeLike) -> tuple[Array, Array]:
     """Return centroids in a precision, [k, d], and their halved squared norms [k]: what products are compared with.
 
