@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_what_cannot_be_read_as_it_is_names_the_way_out(tmp_path: Path, monkeypa
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no files in it"):
         read(tmp_path / "none")
+
+
+def test_columns_that_are_no_numbers_may_have_any_type(tmp_path: Path) -> None:
+    day, decimal = [datetime.date(2026, 1, 2)] * 3, pa.array([1, 2, 3], pa.decimal128(9, 2))
+    write(tmp_path / "t", "0.parquet", {"a": [1.0, 2.0, 3.0], "day": day, "yes": [True] * 3, "s": [{"x": 1}] * 3})
+    assert read(tmp_path / "t").names == ("a",)
+    with pytest.raises(DataError, match=r"column day is date32.*leave it out"):
+        read(tmp_path / "t", TableSettings(columns=("a",), target="day"))
+    write(tmp_path / "d", "0.parquet", {"a": [1.0, 2.0, 3.0], "price": decimal})
+    with pytest.raises(DataError, match=r"column price is decimal128\(9, 2\), which Spark alone reads; .*prepare"):
+        read(tmp_path / "d")
+    assert read(tmp_path / "d", TableSettings(columns=("a",))).rows.tolist() == [[1], [2], [3]]
 
 
 def test_a_file_that_is_replaced_meanwhile_is_noticed(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 import psutil
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark.sql.types import StructField, StructType
 
 from sparton import storage
 from sparton.data.encoder import FILE, ROW, Indices, Sifted
 from sparton.data.featurize import FEATURE_DTYPE
 from sparton.data.manifest import Counts
-from sparton.data.pieces import Piece, Read, read_piece, spark_name, spark_schema, split_pieces
+from sparton.data.pieces import Piece, Read, read_piece, spark_name, spark_type, split_pieces
 from sparton.data.quarantine import enforce_limit
 from sparton.data.quarantine_writer import Quarantine, duplicate_reason, quarantine_file
 from sparton.data.settings import TableSettings
@@ -101,9 +102,7 @@ def read_rows(
         are rejected or none is left, or a file is damaged.
     """
     columns = _columns(folder, sources, otherwise)
-    schema = spark_schema(columns)
-    if schema is None:
-        raise DataError(f"{folder}: some columns have types that Spark alone reads; {otherwise}")
+    schema = _readable(folder, columns, settings, otherwise)
     names = feature_names(schema, settings)
     encoder = encoder_of(names, settings, {} if settings.id else file_codes(folder, sources))
     wanted = wanted_columns(schema, encoder)
@@ -246,6 +245,24 @@ def _columns(folder: str, sources: Sequence[Source], otherwise: str) -> pa.Schem
             )
     assert first.schema is not None
     return first.schema
+
+
+def _readable(folder: str, columns: pa.Schema, settings: TableSettings, otherwise: str) -> StructType:
+    """Return the columns that pyarrow reads as Spark does, as Spark has them, which all that are asked for must be."""
+    types = {field.name: spark_type(field.type) for field in columns}
+    asked = {settings.array, settings.id, settings.target, settings.weight, *(settings.columns or ())}
+    every = settings.columns is None and settings.array is None  # numeric columns that nobody has named
+    for field in columns:
+        if types[field.name] is None and (field.name in asked or (every and _is_number(field.type))):
+            raise DataError(
+                f"{folder}: column {field.name} is {field.type}, which Spark alone reads; leave it out "
+                f"(table.columns), or {otherwise}"
+            )
+    return StructType([StructField(name, kind) for name, kind in types.items() if kind is not None])
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_decimal(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _listed(schema: pa.Schema) -> str:
