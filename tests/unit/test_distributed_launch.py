@@ -190,6 +190,40 @@ def test_the_number_of_workers_is_the_number_of_processes(monkeypatch: pytest.Mo
         external.join(LaunchSettings(workers=2))
 
 
+def test_a_process_that_is_no_rank_outlives_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that names the launcher by mistake must not end with it: nobody else waits for its end."""
+    monkeypatch.setattr(external, "_end_soon", lambda: pytest.fail("the process would end"))
+    with pytest.raises(ConfigError, match=r"nothing in the environment says that horovodrun, mpirun or srun"):
+        launch(lambda connection: connection, settings=LaunchSettings(launcher="external"))
+
+
+def test_a_world_of_one_is_a_world() -> None:
+    """As a script starts that is given the number of processes."""
+    program = """
+from sparton.distributed.launch import LaunchSettings, launch
+
+settings = LaunchSettings(launcher="external", workers=1)
+print(*launch(lambda connection: connection.world, settings=settings))
+launch(lambda connection: 1 / 0, settings=settings)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "World(rank=0, size=1, local_rank=0)\n"
+    assert "TrainingError: rank 0 of 1: ZeroDivisionError: division by zero" in ended.stderr
+
+
+@pytest.mark.parametrize("variable", ["HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"])
+def test_workers_of_a_host_share_its_cores(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setattr(os, "environ", {variable: "3"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    devices.limit_worker_threads(None)
+    assert {os.environ[name] for name in devices.THREAD_VARIABLES} == {"4"}
+    devices.limit_worker_threads(7)
+    assert {os.environ[name] for name in devices.THREAD_VARIABLES} == {"7"}
+
+
 def test_what_is_no_training_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from sparton.pipeline import PipelineSettings, generate
 

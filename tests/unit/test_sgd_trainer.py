@@ -216,7 +216,7 @@ def run_with_checkpoints(
 @pytest.mark.parametrize("settings", [SETTINGS, POSSIBILISTIC[0]])
 @pytest.mark.parametrize("last", [(0, 1), (1, 0), (1, 7), (2, 13)])
 def test_a_run_killed_at_any_step_ends_with_the_same_bits(
-    tmp_path: Path, last: tuple[int, int], settings: ClusterSettings
+    tmp_path: Path, last: tuple[int, int], settings: ClusterSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = run_with_checkpoints(tmp_path / "whole", Connection.local(), settings=settings)
     with pytest.raises(Killed):
@@ -226,9 +226,11 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(
         assert np.array_equal(one, two)
     timeless = [[replace(row, seconds=0, rows_per_second=0) for row in run.rows] for run in (resumed, whole)]
     assert timeless[0] == timeless[1]
-    # Nothing is left to do.
-    again = run_with_checkpoints(tmp_path / "whole", Connection.local(), (0, 0), settings=settings)
+    # Nothing is left to do, so that another world changes nothing.
+    with caplog.at_level("INFO"):
+        again = simulate(2, lambda other: run_with_checkpoints(tmp_path / "whole", other, (0, 0), settings=settings))[0]
     assert np.array_equal(again.state.centroids, whole.state.centroids)
+    assert not [message for message in caplog.messages if "world" in message or "resuming in epoch 4" in message]
 
 
 def test_two_ranks_go_on_from_rank_0s_checkpoint(tmp_path: Path) -> None:

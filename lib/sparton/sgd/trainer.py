@@ -233,13 +233,14 @@ class Trainer(Generic[StateT, StatisticsT]):
             return None
         arrays, notes = found
         progress = Progress.of(notes["progress"])
-        feed = self.feed
-        progress.position = take_over(
-            progress.position, self.connection, feed.batch_size, feed.lanes, feed.total, [], [COUNTED_IN_STEPS]
-        )
+        if progress.position.epoch < self.schedule.epochs and not progress.ended:
+            feed = self.feed
+            progress.position = take_over(
+                progress.position, self.connection, feed.batch_size, feed.lanes, feed.total, [], [COUNTED_IN_STEPS]
+            )
+            logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)
         self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times)
         self.rows = [CurveRow(**row) for row in notes["rows"]]
-        logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)
         return empty._replace(**arrays)
 
     def _agree(self) -> None:
