@@ -17,6 +17,7 @@ from sparton.config import validate
 from sparton.distributed import Connection, devices, environment, external, interrupts
 from sparton.distributed.horovod_spark import Tail
 from sparton.distributed.launch import LaunchSettings, chosen, launch, needs_spark
+from sparton.distributed.seen import where_seen
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError, WorkerError, is_mendable
 from tests import launchers
 
@@ -222,6 +223,18 @@ def test_workers_of_a_host_share_its_cores(monkeypatch: pytest.MonkeyPatch, vari
     assert {os.environ[name] for name in devices.THREAD_VARIABLES} == {"4"}
     devices.limit_worker_threads(7)
     assert {os.environ[name] for name in devices.THREAD_VARIABLES} == {"7"}
+
+
+def test_a_rank_that_does_not_see_the_drivers_folders_ends_before_it_trains(tmp_path: Path) -> None:
+    """It would write the bundle to a disk of its own host, and the driver would publish an empty folder."""
+
+    def train(connection: Connection, word: str) -> str:
+        return word
+
+    call = ((str(tmp_path), "memory://no-folders"), train, "trained")
+    assert launch(where_seen, call) == ["trained"]
+    with pytest.raises(TrainingError, match=r"elsewhere: host .* does not see .* --workspace and --output"):
+        launch(where_seen, ([str(tmp_path / "elsewhere")], *call[1:]))
 
 
 def test_what_is_no_training_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
