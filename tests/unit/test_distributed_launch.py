@@ -301,6 +301,15 @@ def test_impossible_settings_are_refused(values: dict[str, object], problem: str
         validate(LaunchSettings, values, "launch")
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DB_PASSWORD", "AZURE_STORAGE_ACCOUNT_KEY"])
+def test_secrets_are_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is a secret, .* spark\.executorEnv\.{name}") as refused:
+        validate(LaunchSettings, {"environment": {name: "sesame"}}, "launch")
+    assert "sesame" not in str(refused.value)
+    allowed = {"TOKENIZERS_PARALLELISM": "false", "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token", "MONKEY": "x"}
+    assert validate(LaunchSettings, {"environment": allowed}, "launch").environment == allowed
+
+
 def test_stalls_end_by_default_and_the_user_has_the_last_word() -> None:
     assert environment.of_worker(LaunchSettings())["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "300"
     own = LaunchSettings(stall_shutdown_s=90, environment={"HOROVOD_GLOO_TIMEOUT_SECONDS": "7", "NCCL_DEBUG": "INFO"})

@@ -116,7 +116,7 @@ class Relay:
             return list(self._tails.get(rank, ()))
 
     def serve(self, reader: Any, writer: Any, greeted: Callable[[], Any]) -> None:
-        """Receive the messages of one process until it is done or gone; ``greeted`` is called when it has the secret."""
+        """Receive the messages of one process until it is done or gone; ``greeted`` is called if it has the secret."""
         hello = self._read(reader)
         if hello is None or hello["kind"] != "hello":
             return
