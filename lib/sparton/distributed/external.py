@@ -80,9 +80,9 @@ def join(settings: LaunchSettings) -> Connection:
         # Processes that were started by hand are not limited to their share of the host.
         devices.limit_worker_threads(settings.threads_per_worker)
         connection = _connected(world, settings)
+        _guard(connection, settings)
         # Each process reads its own configuration, and ranks that sum in different ways would wait for each other.
         agreement.check_given(connection, {"launch.direct_sum_bytes": str(settings.direct_sum_bytes)})
-        _guard(connection, settings)
         _joined.append(connection)
     return _joined[0]
 

@@ -161,14 +161,15 @@ class Trainer(Generic[StateT, StatisticsT]):
     def _epoch(self) -> None:
         progress, watch = self.progress, self.watch
         watch.lap("other")
-        before, started = progress.seconds, time.perf_counter()
+        since = time.perf_counter()
         for batch in watch.reading(self.feed.epoch(progress.position)):
             self._step(batch)
             watch.lap("compute")
-            progress.seconds = before + time.perf_counter() - started
+            progress.seconds += time.perf_counter() - since
             if progress.ended:
                 break
             self._save_sometimes()
+            since = time.perf_counter()
         self._agree()
         row = self._row()
         self.rows.append(row)
