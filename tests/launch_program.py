@@ -39,7 +39,8 @@ def together(connection: Connection) -> dict[str, Any]:
     (total,) = connection.collectives.allreduce_sum([tf.constant([world.rank + 1])])
     parents = [process.pid for process in psutil.Process().parents()]
     place, gpus = [world.rank, world.size, world.local_rank], os.environ.get(GPU_VARIABLE)
-    return {"place": place, "sum": int(total[0]), "parents": parents, "gpus": gpus}
+    held = [name for name in os.environ if "SECRET" in name]
+    return {"place": place, "sum": int(total[0]), "parents": parents, "gpus": gpus, "secrets": held}
 
 
 def waiting(connection: Connection, note: str) -> None:

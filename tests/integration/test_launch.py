@@ -21,7 +21,7 @@ import psutil
 import pytest
 from pyspark import InheritableThread
 
-from sparton.distributed import Connection, World, slots
+from sparton.distributed import Connection, World, interrupts, slots
 from sparton.errors import TrainingError
 from tests.launchers import POINTS, Launches, Outside, keeping
 
@@ -526,9 +526,12 @@ def wait_for_tasks(context: SparkContext, count: int) -> None:
     raise AssertionError(f"Spark does not come to run {count} tasks")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @keeping("interrupt", spark=True, external=True)
-def test_an_interrupted_launch_leaves_nothing_running(launches: Launches, launcher: str) -> None:
-    """Ctrl-C while the workers start: their processes end with Spark's tasks, or with what has started them."""
+def test_an_interrupted_launch_leaves_nothing_running(
+    launches: Launches, launcher: str, number: signal.Signals
+) -> None:
+    """Ctrl-C or SIGTERM while the workers start: they end with Spark's tasks, or with what has started them."""
     module = MODULES[launcher]
     started: list[psutil.Process] = []
 
@@ -537,10 +540,10 @@ def test_an_interrupted_launch_leaves_nothing_running(launches: Launches, launch
             started[:] = workers(module)
             if started and launcher == "external":
                 (runner,) = [each for each in psutil.Process().children() if "--gloo" in each.cmdline()]
-                runner.send_signal(signal.SIGINT)
+                runner.send_signal(number)
                 return
             if started:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
                 return
             time.sleep(0.02)
 
@@ -550,7 +553,9 @@ def test_an_interrupted_launch_leaves_nothing_running(launches: Launches, launch
         if launcher == "external":
             horovodrun(launches.folder, "import time; time.sleep(600)")
         else:
-            with pytest.raises(KeyboardInterrupt):
+            # As a stage does, and a command.
+            expected = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+            with pytest.raises(expected), interrupts.terminating():
                 launches.run(launcher, never_run)
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -50,6 +50,7 @@ def check(answers: dict[str, Any]) -> None:
         results = answers[launcher]
         assert [result["place"] for result in results] == [[0, 2, 0], [1, 2, 1]]
         assert [result["sum"] for result in results] == [3, 3]
+        assert [result["secrets"] for result in results] == [[], []]
         assert results[0]["parents"] != results[1]["parents"]
     assert "3 workers need 3 task slots at once, the Spark application offers 2" in answers["slots"]["error"]
     assert (

@@ -539,6 +539,21 @@ def test_centroids_of_a_classifier_need_a_class_for_each_cluster(training_set: s
         run(training_set, tmp_path, TRAINING.model_copy(update={"centroids": "classifier"}))
 
 
+@pytest.mark.parametrize(("setting", "values"), [("seed", (1, 2)), ("batch_size", (30, 60))])
+def test_ranks_that_were_given_other_settings_do_not_train(
+    training_set: str, tmp_path: Path, setting: str, values: tuple[int, int]
+) -> None:
+    """Each process of horovodrun reads its own configuration; with other seeds it would read other rows, and train."""
+
+    def rank(connection: Connection) -> TrainingSummary:
+        own = WITH_LANES.model_copy(update={setting: values[connection.world.rank]})
+        return run(training_set, tmp_path, own, connection)
+
+    with pytest.raises(TrainingError, match=r"the section model or train of ranks \[1\] differs from that of rank 0"):
+        simulate(2, rank)
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoint_of_other_settings_is_refused(training_set: str, uninterrupted: Path) -> None:
     with pytest.raises(TrainingError, match="the checkpoint is of other settings or data"):
         run(training_set, uninterrupted, TRAINING.model_copy(update={"beta": 0.7}))

@@ -78,3 +78,13 @@ def test_keras_variables_are_named_by_path() -> None:
 
     with pytest.raises(TrainingError, match=r"'head/bias' on ranks \[1\]"):
         simulate(2, run)
+
+
+def test_what_ranks_were_given_is_compared_before_they_train() -> None:
+    def run(connection: Connection) -> None:
+        rank = connection.world.rank
+        agreement.check_given(connection, {f"the set at /host-{rank}": "a", "the settings": "b" if rank < 2 else "c"})
+
+    with pytest.raises(TrainingError, match=r"the settings of ranks \[2\] differs from that of rank 0; all processes"):
+        simulate(3, run)
+    agreement.check_given(Connection.local(), {"the settings": "b"})

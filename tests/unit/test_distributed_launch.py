@@ -17,6 +17,7 @@ from sparton.config import validate
 from sparton.distributed import Connection, devices, environment, external, interrupts
 from sparton.distributed.horovod_spark import Tail
 from sparton.distributed.launch import LaunchSettings, chosen, launch, needs_spark
+from sparton.distributed.seen import where_seen
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError, WorkerError, is_mendable
 from tests import launchers
 
@@ -190,6 +191,52 @@ def test_the_number_of_workers_is_the_number_of_processes(monkeypatch: pytest.Mo
         external.join(LaunchSettings(workers=2))
 
 
+def test_a_process_that_is_no_rank_outlives_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that names the launcher by mistake must not end with it: nobody else waits for its end."""
+    monkeypatch.setattr(external, "_end_soon", lambda: pytest.fail("the process would end"))
+    with pytest.raises(ConfigError, match=r"nothing in the environment says that horovodrun, mpirun or srun"):
+        launch(lambda connection: connection, settings=LaunchSettings(launcher="external"))
+
+
+def test_a_world_of_one_is_a_world() -> None:
+    """As a script starts that is given the number of processes."""
+    program = """
+from sparton.distributed.launch import LaunchSettings, launch
+
+settings = LaunchSettings(launcher="external", workers=1)
+print(*launch(lambda connection: connection.world, settings=settings))
+launch(lambda connection: 1 / 0, settings=settings)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "World(rank=0, size=1, local_rank=0)\n"
+    assert "TrainingError: rank 0 of 1: ZeroDivisionError: division by zero" in ended.stderr
+
+
+@pytest.mark.parametrize("variable", ["HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"])
+def test_workers_of_a_host_share_its_cores(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setattr(os, "environ", {variable: "3"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    devices.limit_worker_threads(None)
+    assert {os.environ[name] for name in devices.THREAD_VARIABLES} == {"4"}
+    devices.limit_worker_threads(7)
+    assert {os.environ[name] for name in devices.THREAD_VARIABLES} == {"7"}
+
+
+def test_a_rank_that_does_not_see_the_drivers_folders_ends_before_it_trains(tmp_path: Path) -> None:
+    """It would write the bundle to a disk of its own host, and the driver would publish an empty folder."""
+
+    def train(connection: Connection, word: str) -> str:
+        return word
+
+    call = ((str(tmp_path), "memory://no-folders"), train, "trained")
+    assert launch(where_seen, call) == ["trained"]
+    with pytest.raises(TrainingError, match=r"elsewhere: host .* does not see .* --workspace and --output"):
+        launch(where_seen, ([str(tmp_path / "elsewhere")], *call[1:]))
+
+
 def test_what_is_no_training_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from sparton.pipeline import PipelineSettings, generate
 
@@ -252,6 +299,15 @@ def test_what_no_retry_mends_is_not_tried_again(error: Exception) -> None:
 def test_impossible_settings_are_refused(values: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         validate(LaunchSettings, values, "launch")
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DB_PASSWORD", "AZURE_STORAGE_ACCOUNT_KEY"])
+def test_secrets_are_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is a secret, .* spark\.executorEnv\.{name}") as refused:
+        validate(LaunchSettings, {"environment": {name: "sesame"}}, "launch")
+    assert "sesame" not in str(refused.value)
+    allowed = {"TOKENIZERS_PARALLELISM": "false", "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token", "MONKEY": "x"}
+    assert validate(LaunchSettings, {"environment": allowed}, "launch").environment == allowed
 
 
 def test_stalls_end_by_default_and_the_user_has_the_last_word() -> None:

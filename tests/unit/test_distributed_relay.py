@@ -130,6 +130,20 @@ def test_a_worker_without_the_secret_is_not_heard(caplog: pytest.LogCaptureFixtu
         assert line.cause() is None
 
 
+def test_a_stranger_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one who never ends the line; a worker may be silent for as long as it computes."""
+    monkeypatch.setattr(relay, "HELLO_TIMEOUT_S", 0.5)
+    with relay.listen(LOOPBACK, LOOPBACK) as (line, address):
+        for words in (b"", b"hello"):
+            with socket.create_connection((address.host, address.port), 30) as stranger:
+                stranger.sendall(words)
+                assert stranger.recv(100) == b""  # the driver hangs up
+        worker = join(address, 0)
+        time.sleep(1.0)
+        assert line.cause() is None
+        worker.end("done")
+
+
 def test_the_secret_is_not_shown() -> None:
     assert "sesame" not in repr(Address("driver", 1, b"sesame"))
 

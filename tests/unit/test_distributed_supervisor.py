@@ -65,7 +65,8 @@ def speaking(connection: Connection, word: str) -> dict[str, Any]:
 def test_a_worker_gives_its_result_and_all_that_it_says(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("_HOROVOD_SECRET_KEY", "sesame")
+    for name in ("_HOROVOD_SECRET_KEY", "_SPARK_AUTH_SECRET", "PYTHON_WORKER_FACTORY_SECRET"):
+        monkeypatch.setenv(name, "sesame")
     with caplog.at_level(logging.INFO):
         pickled, line = run(speaking, "jets", environment={"OWN": "set"})
     assert pickled is not None

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from sparton.distributed import Connection, World, connect
-from sparton.distributed.world import described
+from sparton.distributed.world import announced, described
 from sparton.errors import TrainingError
 
 
@@ -53,6 +53,7 @@ def test_connect_refuses_contradictions(environment: dict[str, str]) -> None:
 )
 def test_the_launchers_from_outside_are_understood(environment: dict[str, str], place: World | None) -> None:
     assert described(environment) == place
+    assert announced(environment) == (World() if environment.get("PMI_SIZE") == "1" else place)
 
 
 def test_ranks_beyond_the_size_are_refused() -> None:

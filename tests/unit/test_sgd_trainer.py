@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,7 +217,7 @@ def run_with_checkpoints(
 @pytest.mark.parametrize("settings", [SETTINGS, POSSIBILISTIC[0]])
 @pytest.mark.parametrize("last", [(0, 1), (1, 0), (1, 7), (2, 13)])
 def test_a_run_killed_at_any_step_ends_with_the_same_bits(
-    tmp_path: Path, last: tuple[int, int], settings: ClusterSettings
+    tmp_path: Path, last: tuple[int, int], settings: ClusterSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = run_with_checkpoints(tmp_path / "whole", Connection.local(), settings=settings)
     with pytest.raises(Killed):
@@ -226,9 +227,26 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(
         assert np.array_equal(one, two)
     timeless = [[replace(row, seconds=0, rows_per_second=0) for row in run.rows] for run in (resumed, whole)]
     assert timeless[0] == timeless[1]
-    # Nothing is left to do.
-    again = run_with_checkpoints(tmp_path / "whole", Connection.local(), (0, 0), settings=settings)
+    # Nothing is left to do, so that another world changes nothing.
+    with caplog.at_level("INFO"):
+        again = simulate(2, lambda other: run_with_checkpoints(tmp_path / "whole", other, (0, 0), settings=settings))[0]
     assert np.array_equal(again.state.centroids, whole.state.centroids)
+    assert not [message for message in caplog.messages if "world" in message or "resuming in epoch 4" in message]
+
+
+def test_speed_leaves_out_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that jumps while one is written."""
+    hours, save, clock = [0.0], Checkpoints.save, time.perf_counter
+
+    def slowly(self: Checkpoints, *arguments: Any) -> None:
+        hours[0] += 3600
+        save(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", slowly)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + hours[0])
+    found = run_with_checkpoints(tmp_path, Connection.local())
+    assert hours[0] >= 3600 * found.rows[-1].step
+    assert all(row.seconds < 3600 for row in found.rows)
 
 
 def test_two_ranks_go_on_from_rank_0s_checkpoint(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""A cheap proof that all ranks hold the same model: bit-exact fingerprints of every variable, compared."""
+"""A cheap proof that all ranks hold the same model: bit-exact fingerprints of every variable, compared.
+
+And before it that they were given the same: settings come from the configuration of each process, and data from what
+each host finds at the same path.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparton.distributed.world import Connection
-from sparton.errors import WorkerError
+from sparton.errors import TrainingError, WorkerError
 
 FINGERPRINT_BYTES = 8  # variables that differ have equal fingerprints once in 2^64 cases
 
@@ -39,6 +43,34 @@ def check(connection: Connection, variables: Mapping[str, Any] | Sequence[Any]) 
     differing = {rank: _differences(rows[0], row) for rank, row in enumerate(rows) if not np.array_equal(row, rows[0])}
     if differing:
         raise WorkerError(_describe(list(named), differing))
+
+
+def check_given(connection: Connection, given: Mapping[str, str]) -> None:
+    """Raise unless all ranks were given the same; one small exchange, and none with a single rank.
+
+    Parameters
+    ----------
+    connection
+        The world and its collectives; every rank must call.
+    given
+        Fingerprints, or short texts, by the words for what they are of; equally many in equal order on all ranks.
+
+    Raises
+    ------
+    TrainingError
+        Naming the first that differs and the ranks that differ from rank 0.
+    """
+    if connection.world.size == 1:
+        return
+    own = np.array([[fingerprint("", value) for value in given.values()]], np.int64)
+    rows = connection.collectives.allgather(own)
+    for name, column in zip(given, rows.T, strict=True):
+        ranks = np.flatnonzero(column != column[0]).tolist()
+        if ranks:
+            raise TrainingError(
+                f"{name} of ranks {ranks} differs from that of rank 0; all processes must be started with one "
+                "configuration and find the same files at each path"
+            )
 
 
 def fingerprint(name: str, value: Any) -> int:

@@ -11,6 +11,9 @@ from sparton.errors import TrainingError
 
 THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
+LOCAL_SIZES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""How Horovod, Open MPI and Intel MPI tell a process how many of its world are on its host."""
+
 GPU_VARIABLE = "SPARTON_GPUS"
 """Addresses of the GPUs that Spark has assigned to the task of a worker, with commas between."""
 
@@ -28,7 +31,7 @@ def limit_worker_threads(threads: int | None) -> None:
     threads
         Their number; None shares the host's cores among its workers.
     """
-    sharers = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    sharers = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), 1)
     count = threads if threads is not None else max(1, len(os.sched_getaffinity(0)) // sharers)
     for name in THREAD_VARIABLES:
         os.environ[name] = str(count)

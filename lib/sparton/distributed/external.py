@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparton.distributed import devices, environment
+from sparton.distributed import agreement, devices, environment
 from sparton.distributed.launcher import Launcher, reason
-from sparton.distributed.world import Connection, World, connect, described
+from sparton.distributed.world import Connection, World, announced, connect
 from sparton.errors import ConfigError, SpartonError, TrainingError
 
 if TYPE_CHECKING:
@@ -39,15 +39,16 @@ class ExternalLauncher(Launcher):
     def run(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
         """Run a function as the rank that this process is and return its result alone; see :meth:`Launcher.run`.
 
-        An error ends the process soon, so that whoever started the world ends the others.
+        An error ends the process soon, so that whoever started the world ends the others; one that is alone goes on.
         """
+        world = _own_place()
         try:
             return [fn(join(self._settings), *args)]
         except BaseException as error:
-            _end_soon()
+            if world.size > 1:
+                _end_soon()
             if isinstance(error, SpartonError) or not isinstance(error, Exception):
                 raise
-            world = described() or World()
             raise TrainingError(f"rank {world.rank} of {world.size}: {reason(error)}{_hint(error)}") from error
 
 
@@ -68,12 +69,7 @@ def join(settings: LaunchSettings) -> Connection:
     TrainingError
         If the processes cannot connect.
     """
-    world = described()
-    if world is None:
-        raise ConfigError(
-            "launch.launcher=external: nothing in the environment says that horovodrun, mpirun or srun has started "
-            "this process; start it with one of them, or choose another launcher"
-        )
+    world = _own_place()
     if world.size != settings.workers:
         raise ConfigError(
             f"launch.workers={settings.workers}, but {world.size} processes were started; make them equal"
@@ -85,6 +81,8 @@ def join(settings: LaunchSettings) -> Connection:
         devices.limit_worker_threads(settings.threads_per_worker)
         connection = _connected(world, settings)
         _guard(connection, settings)
+        # Each process reads its own configuration, and ranks that sum in different ways would wait for each other.
+        agreement.check_given(connection, {"launch.direct_sum_bytes": str(settings.direct_sum_bytes)})
         _joined.append(connection)
     return _joined[0]
 
@@ -97,6 +95,16 @@ def summon(settings: LaunchSettings, start: bool) -> None:
 def summoned(settings: LaunchSettings) -> bool:
     """Wait for rank 0's word and return whether there is anything to do; for ranks other than 0."""
     return bool(join(settings).collectives.broadcast_object()["start"])
+
+
+def _own_place() -> World:
+    world = announced()
+    if world is None:
+        raise ConfigError(
+            "launch.launcher=external: nothing in the environment says that horovodrun, mpirun or srun has started "
+            "this process; start it with one of them, or choose another launcher"
+        )
+    return world
 
 
 def _mark_log(world: World, all_ranks: bool) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from sparton.config import Config
+from sparton.config import SECRET, Config
 from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.external import ExternalLauncher
 from sparton.distributed.launcher import Launcher
@@ -18,6 +20,9 @@ from sparton.errors import TrainingError, WorkerError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+SECRET_NAMES = re.compile(r"(?i)secret|password|(^|_)token(_|$)|(access|api|account)_?key")
+"""Variables whose values nobody should read."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +64,8 @@ class LaunchSettings(Config):
         The workers' Python executable; by default the one of Spark's executors (``spark.pyspark.python`` or
         ``PYSPARK_PYTHON``). A relative path starts in an executor's working folder.
     environment
-        Further environment variables of the workers.
+        Further environment variables of the workers. Secrets do not belong here, where they reach the run folder; they
+        belong where executors get theirs, in ``spark-defaults.conf`` (``spark.executorEnv.NAME``).
     """
 
     workers: int = Field(default=1, ge=1)
@@ -75,6 +81,19 @@ class LaunchSettings(Config):
     all_ranks_log: bool = False
     python: str | None = None
     environment: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("environment")
+    @classmethod
+    def _without_secrets(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if SECRET_NAMES.search(name) and not name.lower().endswith("file"):
+                # Only the name is told: a validation error would show the value too.
+                raise PydanticCustomError(
+                    SECRET, "{name} is a secret, which would be seen in command lines and run folders; put "
+                    "spark.executorEnv.{name} into the spark-defaults.conf of SPARK_CONF_DIR, or into the environment "
+                    "that the processes start from", {"name": name},
+                )  # fmt: skip
+        return environment
 
     @model_validator(mode="after")
     def _check_launcher(self) -> LaunchSettings:

@@ -15,7 +15,7 @@ import signal
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from sparton.errors import TrainingError
 SECRET_BYTES = 32
 SIGNALLED = 128  # an exit status above it is the number of a signal
 TAIL_LINES = 40
+HELLO_TIMEOUT_S = 30.0
+"""How long a stranger that says nothing can hold a thread of the driver."""
 EXIT_ABORTED = 70  # of a worker that has ended because the driver said so
 WORKER, SUPERVISOR = "worker", "supervisor"
 FINAL_WORDS = frozenset({"done", "failure", "stalled", "exited"})
@@ -113,11 +115,12 @@ class Relay:
         with self._lock:
             return list(self._tails.get(rank, ()))
 
-    def serve(self, reader: Any, writer: Any) -> None:
-        """Receive the messages of one process until it is done or gone."""
+    def serve(self, reader: Any, writer: Any, greeted: Callable[[], Any]) -> None:
+        """Receive the messages of one process until it is done or gone; ``greeted`` is called if it has the secret."""
         hello = self._read(reader)
         if hello is None or hello["kind"] != "hello":
             return
+        greeted()
         rank, role = int(hello["rank"]), str(hello["role"])
         with self._lock:
             repeated = (role, rank) in self._heard  # Spark has started a lost task again, whose world is gone
@@ -274,7 +277,8 @@ def listen(host: str, bind: str, port: int = 0) -> Iterator[tuple[Relay, Address
             wire.keep_alive(self.connection)
 
         def handle(self) -> None:
-            relay.serve(self.rfile, self.wfile)
+            self.connection.settimeout(HELLO_TIMEOUT_S)
+            relay.serve(self.rfile, self.wfile, lambda: self.connection.settimeout(None))
 
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = True

@@ -144,7 +144,7 @@ def take_over(
     if not keeps and batch_size != before.batch_size:
         raise TrainingError(
             f"the checkpoint is of {before.world_size} workers with batch_size {before.batch_size}, this training of "
-            f"{after} with {batch_size}; to go on set batch_size to {same}, or start anew"
+            f"{after} with {batch_size}; to go on set batch_size to {same}, or start anew with --force"
         )
     if after != before.world_size and connection.world.is_root:
         told = f"the checkpoint is of a world of {before.world_size}, this one has {after} workers"

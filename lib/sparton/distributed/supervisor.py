@@ -32,7 +32,13 @@ KILL_GRACE_S = 5.0  # more than the worker takes to say where it was, when all i
 SAMPLE_S = 1.0
 OUTPUT_GRACE_S = 2.0  # for what the process wrote last
 COMMAND_NOT_FOUND = 127  # the exit status that shells give it
-SECRET_VARIABLES = ("_HOROVOD_SECRET_KEY",)
+SECRET_VARIABLES = (
+    "_HOROVOD_SECRET_KEY",
+    "_SPARK_AUTH_SECRET",
+    "PYTHON_WORKER_FACTORY_SECRET",
+    "PYSPARK_GATEWAY_SECRET",
+)
+"""What executors and their tasks hold, and a training and whatever it starts do not need."""
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ class Times:
     compute
         In training steps, without what follows.
     exchange
-        In collectives, waiting for slower ranks included.
+        In the collectives of training steps, waiting for slower ranks included.
     other
-        Building and tracing the network, validation, first centroids, checkpoints.
+        Building and tracing the network, validation, first centroids, checkpoints, and waiting for a rank at these.
     """
 
     input: float = 0.0
@@ -142,7 +142,7 @@ def gpu_time(wall_s: float, workers: int, efficiency: float | None = None) -> fl
 
 
 class Stopwatch:
-    """Books the time since the last look to one of the parts, and what of it went into collectives to the exchange.
+    """Books the time since the last look to one of the parts, and what of a step went into collectives to the exchange.
 
     Parameters
     ----------
@@ -159,9 +159,12 @@ class Stopwatch:
         self._waited = collectives.waited()
 
     def lap(self, part: str) -> None:
-        """Book the time since the last call to ``input``, ``compute`` or ``other``."""
+        """Book the time since the last call to ``input``, ``compute`` or ``other``.
+
+        ``other`` keeps its collectives: a rank that waits while rank 0 looks for first centroids exchanges nothing.
+        """
         now, waited = time.perf_counter(), self._collectives.waited()
-        exchange = waited - self._waited
+        exchange = 0.0 if part == "other" else waited - self._waited
         self.times.exchange += exchange
         setattr(self.times, part, getattr(self.times, part) + max(0.0, now - self._last - exchange))
         self._last, self._waited = now, waited

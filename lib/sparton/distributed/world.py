@@ -66,6 +66,15 @@ LAUNCHERS = (
 def described(environment: Mapping[str, str] | None = None) -> World | None:
     """Return the place that the environment gives to this process in a world of several; None if it is alone.
 
+    Parameters and errors are those of :func:`announced`.
+    """
+    world = announced(environment)
+    return None if world is None or world.size == 1 else world
+
+
+def announced(environment: Mapping[str, str] | None = None) -> World | None:
+    """Return the place that the environment gives to this process, in a world of one too; None if it names none.
+
     Parameters
     ----------
     environment
@@ -90,7 +99,7 @@ def described(environment: Mapping[str, str] | None = None) -> World | None:
         if not number < count:
             raise TrainingError(f"{names[0]}={rank} and {names[1]}={size}: expected a rank below the size")
         local = variables.get(names[2])
-        return None if count == 1 else World(number, count, min(int(local), count - 1) if local else 0)
+        return World(number, count, min(int(local), count - 1) if local else 0)
     return None
 
 

@@ -14,6 +14,7 @@ from sparton import storage
 from sparton.config import Config, fingerprint
 from sparton.data.manifest import is_set
 from sparton.data.quarantine import FOLDER as QUARANTINE
+from sparton.distributed.seen import where_seen
 from sparton.errors import UsageError
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.record import recorded_sums
@@ -103,7 +104,8 @@ def _train_set(
     data = call.inputs["set"]
     check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
     spark = spark_session(settings.spark, "sparton cluster") if needs_spark(settings.launch) else None
-    return launch(train, (data, checkpoints, staging, settings.cluster), spark, settings.launch)[0], {}
+    written, arguments = (staging, storage.parent(checkpoints)), (data, checkpoints, staging, settings.cluster)
+    return launch(where_seen, (written, train, *arguments), spark, settings.launch)[0], {}
 
 
 def _train_rows(

@@ -9,6 +9,7 @@ from typing import Any
 from sparton import storage
 from sparton.distributed import external
 from sparton.distributed.launch import launch, needs_spark
+from sparton.distributed.seen import where_seen
 from sparton.distributed.world import described
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.session import spark_session
@@ -85,7 +86,8 @@ def train(
         with kept(checkpoints, force):
             if world is not None:
                 external.summon(settings.launch, start=True)
-            summary = launch(train_ucluster, arguments, spark, settings.launch)[0]
+            written = (staging, storage.parent(checkpoints))
+            summary = launch(where_seen, (written, train_ucluster, *arguments), spark, settings.launch)[0]
         return {
             "workers": settings.launch.workers,
             "steps": summary.steps,

@@ -15,6 +15,7 @@ from sparton.data.in_memory import MemoryTable
 from sparton.data.manifest import TABLE_KIND, TableManifest, bad_shards, read_set
 from sparton.data.settings import TRAIN
 from sparton.data.statistics import Moments, merge_all
+from sparton.distributed import agreement
 from sparton.distributed.resumption import Checkpoints
 from sparton.distributed.times import WorkerTimes
 from sparton.distributed.world import Connection
@@ -118,6 +119,11 @@ def train(
     """
     manifest = read_table_set(set_folder)
     check_rows(manifest, set_folder)
+    given = {
+        "the section cluster": fingerprint(settings.deciding().model_dump(mode="json")),
+        f"the table set {set_folder}": fingerprint(manifest.model_dump(mode="json")),
+    }
+    agreement.check_given(connection, given)
     _verify_shards(connection, set_folder, manifest)
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
     feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed, settings.lanes)

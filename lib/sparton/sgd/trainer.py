@@ -161,14 +161,15 @@ class Trainer(Generic[StateT, StatisticsT]):
     def _epoch(self) -> None:
         progress, watch = self.progress, self.watch
         watch.lap("other")
-        before, started = progress.seconds, time.perf_counter()
+        since = time.perf_counter()
         for batch in watch.reading(self.feed.epoch(progress.position)):
             self._step(batch)
             watch.lap("compute")
-            progress.seconds = before + time.perf_counter() - started
+            progress.seconds += time.perf_counter() - since
             if progress.ended:
                 break
             self._save_sometimes()
+            since = time.perf_counter()
         self._agree()
         row = self._row()
         self.rows.append(row)
@@ -233,13 +234,14 @@ class Trainer(Generic[StateT, StatisticsT]):
             return None
         arrays, notes = found
         progress = Progress.of(notes["progress"])
-        feed = self.feed
-        progress.position = take_over(
-            progress.position, self.connection, feed.batch_size, feed.lanes, feed.total, [], [COUNTED_IN_STEPS]
-        )
+        if progress.position.epoch < self.schedule.epochs and not progress.ended:
+            feed = self.feed
+            progress.position = take_over(
+                progress.position, self.connection, feed.batch_size, feed.lanes, feed.total, [], [COUNTED_IN_STEPS]
+            )
+            logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)
         self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times)
         self.rows = [CurveRow(**row) for row in notes["rows"]]
-        logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)
         return empty._replace(**arrays)
 
     def _agree(self) -> None:

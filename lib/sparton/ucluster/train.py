@@ -138,12 +138,17 @@ class Trainer:
         self.checkpoints = Checkpoints(
             connection, checkpoint_folder, fingerprint(decisive), training.checkpoints_kept, training.checkpoint_seconds
         )
+        self._given = {
+            "the section model or train": fingerprint([*decisive[:-1], training.batch_size]),
+            f"the training set {set_folder}": fingerprint(decisive[-1]),
+        }
         self._epoch_steps = self.plan().steps
         self._traced = False
         self._check_rows()
 
     def run(self, bundle_folder: str) -> TrainingSummary:
         """Train from the last checkpoint, or from the start, to the last epoch, and write the bundle."""
+        agreement.check_given(self.connection, self._given)
         self._verify_shards()
         self._resume()
         self._agree()
@@ -308,10 +313,26 @@ class Trainer:
         self.selection.restore(state, notes["selection"])
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         progress = Progress.of(notes["progress"])
-        settings = self.settings
-        worlds = progress.position.at_work.world_size, self.connection.world.size
-        progress.position = take_over(
-            progress.position,
+        self.progress = progress
+        self.watch = Stopwatch(self.connection.collectives, progress.times)
+        if progress.position.epoch == self.settings.epochs:
+            return
+        self._take_over()
+        position = progress.position
+        logger.info(
+            "resuming in epoch %d of %d, at step %d of %d",
+            position.epoch + 1,
+            self.settings.epochs,
+            position.step + 1,
+            self.plan().steps,
+        )
+
+    def _take_over(self) -> None:
+        """Go on where the world that has written the checkpoint was, which may be another one."""
+        settings, position = self.settings, self.progress.position
+        worlds = position.at_work.world_size, self.connection.world.size
+        self.progress.position = take_over(
+            position,
             self.connection,
             settings.batch_size,
             settings.lanes,
@@ -319,17 +340,6 @@ class Trainer:
             changed_rates(settings, *worlds),
             changed_by_steps(settings, *worlds),
         )
-        self.progress = progress
-        self.watch = Stopwatch(self.connection.collectives, progress.times)
-        position = progress.position
-        if position.epoch < settings.epochs:
-            logger.info(
-                "resuming in epoch %d of %d, at step %d of %d",
-                position.epoch + 1,
-                settings.epochs,
-                position.step + 1,
-                self.plan().steps,
-            )
 
     def _named(self) -> dict[str, Any]:
         return {f"{index:04d}:{variable.path}": variable for index, variable in enumerate(self.step.variables)}
