@@ -313,6 +313,9 @@ def test_an_empty_and_a_textual_table_are_named(tmp_path: Path, spark: SparkSess
     pq.write_table(table(10), tmp_path / "table" / "rows.parquet")
     with pytest.raises(DataError, match="column name is string, expected numbers"):
         pipeline.prepare(settings_in(tmp_path, "table.columns=[a, name]"))
+    pq.write_table(table(10).append_column("w", pa.array([0.0] * 10)), tmp_path / "table" / "rows.parquet")
+    with pytest.raises(DataError, match=r"the weights of all rows in the train split are 0; .* \(table\.weight\)"):
+        pipeline.prepare(settings_in(tmp_path, "table.weight=w"))
     assert not (tmp_path / "set").exists()
 
 

@@ -69,8 +69,12 @@ def test_clouds_and_noise_are_found(frame: DataFrame, model: PossibilisticCMeans
     assert rows["noise"][ROWS:].mean() > 0.7 > 0.05 > rows["noise"][:ROWS].mean()
     assert model.metrics["merged"] + model.metrics["dead"] + len(centers) == 3
     assert model.predict(Vectors.dense(0.1, 9.8)) == int(rows["prediction"][2])
-    plain = model.copy({model.predictionCol: "cluster", model.noiseCol: "odd"})
-    assert {"cluster", "odd"} <= set(plain.transform(frame).columns)
+    plain = model.copy({model.predictionCol: "cluster", model.noiseCol: "odd", model.noiseBelow: 0.9})
+    odd = plain.transform(frame).select("cluster", "odd").toPandas()["odd"]
+    assert np.array_equal(odd, np.exp(-rows["score"]) < 0.9)
+    assert odd.sum() > rows["noise"].sum()
+    with pytest.raises(ConfigError, match=r"noiseBelow: found 1.5, expected a number from 0 below 1"):
+        model.copy().setNoiseBelow(1.5).transform(frame)
 
 
 def test_parameters_are_those_of_spark_ml() -> None:

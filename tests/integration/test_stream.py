@@ -224,6 +224,16 @@ def test_states_without_sparks_checkpoint_are_refused(whole: Path, tmp_path: Pat
         follow(root, input=str(whole / "table"))
 
 
+def test_a_checkpoint_that_ends_before_the_state_is_refused(whole: Path, tmp_path: Path) -> None:
+    """Spark would hand out other rows under the number of a batch that is in the state, and they would be lost."""
+    root = copy_of(whole, tmp_path)
+    for kind in ("commits", "offsets"):
+        for name in (f"{LAST}", f".{LAST}.crc"):
+            (root / "stream" / "checkpoint" / kind / name).unlink()
+    with pytest.raises(DataError, match=f"ends with batch {LAST - 1}, while the state is that of batch {LAST}"):
+        follow(root, input=str(whole / "table"))
+
+
 def test_two_runs_never_share_states(whole: Path) -> None:
     from fsspec.implementations.local import LocalFileSystem
 
@@ -332,6 +342,8 @@ def test_what_cannot_be_followed_is_said_before_anything_is_written(tmp_path: Pa
     (tmp_path / "table").mkdir()
     with pytest.raises(UsageError, match=r"no Parquet file in it yet.*stream\.source_schema"):
         follow(tmp_path)
+    with pytest.raises(ConfigError, match=r"cluster\.start_rows is 3 with cluster\.n_clusters 4"):
+        follow(tmp_path, "cluster.start_rows=3", "stream.source_schema='a double, w float'")
     with pytest.raises(ConfigError, match=r"stream\.source_schema: 'a doubel' is not"):
         follow(tmp_path, "stream.source_schema=a doubel")
     result = follow(tmp_path, "stream.source_schema='a double, w float'")
@@ -380,6 +392,12 @@ def test_sums_and_samples_hang_on_the_rows_alone(spark: SparkSession, frame: Dat
     lists = frame.select(F.array("a", "b").alias("list"), "w")
     vectors = lists.select(array_to_vector("list").alias("list"), "w").repartition(4)
     of_list = encoder_of(("a", "b"), TableSettings(array="list", length=2, weight="w"))
+    short = F.when(F.col("w") > 1.5, F.slice("list", 1, 1)).otherwise(F.col("list"))
+    broken = lists.select(F.when(F.col("w") > 1, array_to_vector(short)).alias("list"), "w")
+    work = sums(online.method(model.inputs), model.state, kind)
+    rejected = reduced(projected(broken, of_list), of_list, work, 2, None, "test").rejected
+    weights = frame.toPandas()["w"]
+    assert rejected == {"null": (weights <= 1).sum(), "wrong_length": (weights > 1.5).sum()}
     of_array, of_vector = summed(lists, of_list), summed(vectors, of_list)
     assert all(np.array_equal(one, two) for one, two in zip(of_array, of_vector, strict=True))
     assert np.allclose(of_array.residuals, expected.residuals, atol=1e-9)
@@ -392,6 +410,11 @@ def test_any_streaming_dataframe_is_followed(spark: SparkSession, tmp_path: Path
     stream = made.select((value % 4 * 10 + value % 3).alias("a"), (value % 4 * 7 + value % 5 / 10).alias("b"))
     states, model = str(tmp_path / "states"), str(tmp_path / "model")
     settings = StreamSettings(parts=2, start_after=40, publish_every=1)
+    with pytest.raises(UsageError, match="a DataFrame that ends, expected one of"):
+        StreamClustering(spark.range(3), states, model, KMeansSettings(n_clusters=4))
+    with pytest.raises(UsageError, match="not held; use it inside 'with StreamClustering"):
+        StreamClustering(stream, states, model, KMeansSettings(n_clusters=4), settings=settings).start()
+    assert not list(tmp_path.iterdir())
     with StreamClustering(stream, states, model, KMeansSettings(n_clusters=4), settings=settings) as clustering:
         query = clustering.start(processingTime="0 seconds")
         try:

@@ -225,3 +225,11 @@ def test_a_table_that_does_not_vary_is_refused(tmp_path: Path) -> None:
     table = MemoryTable(("a",), np.ones((9, 1), np.float32), None, in_memory.Counts(read=9, kept=9))
     with pytest.raises(DataError, match=r"no feature varies, as float32 \(a\)"):
         train_rows(Connection.local(), table, "t", str(tmp_path / "c"), str(tmp_path / "m"), CLOUDS)
+
+
+def test_weights_that_are_all_0_are_named_as_what_they_are(tmp_path: Path) -> None:
+    table = MemoryTable(
+        ("a",), np.eye(9, 1, dtype=np.float32), np.zeros(9, np.float32), in_memory.Counts(read=9, kept=9)
+    )
+    with pytest.raises(DataError, match="weight: all are 0"):
+        train_rows(Connection.local(), table, "t", str(tmp_path / "c"), str(tmp_path / "m"), CLOUDS)

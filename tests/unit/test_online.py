@@ -287,6 +287,13 @@ def test_sums_that_are_not_finite_are_an_error() -> None:
         take(following, model, np.full((3, 2), 1e200))
 
 
+def test_a_sample_too_small_for_the_centroids_is_refused() -> None:
+    """Or the stream would wait for them for ever, with rows that are in no cluster passing by."""
+    with pytest.raises(ConfigError, match=r"cluster\.start_rows is 5 with cluster\.n_clusters 8: .* raise"):
+        online(KMeansSettings(n_clusters=8, start_rows=5)).check_sample()
+    online(KMeansSettings(n_clusters=8, start_rows=8)).check_sample()
+
+
 def test_what_is_forgotten_is_said_once() -> None:
     with pytest.raises(ConfigError, match=r"stream\.half_life is 5 and cluster\.decay 0\.9"):
         online(KMeansSettings(decay=0.9), half_life=5.0)

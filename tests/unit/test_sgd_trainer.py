@@ -391,20 +391,61 @@ def test_standardised_features_have_equal_say() -> None:
     assert agreement[1] < 0.7
 
 
+def test_a_feature_of_float64_far_from_zero_is_scaled_by_its_deviation() -> None:
+    """A time in seconds: its deviation is below the rounding of float32, which float64 does not have."""
+    rng = np.random.default_rng(0)
+    which = rng.integers(0, 2, 500)
+    rows = np.column_stack([1.7e9 + rng.normal(0, 100, 500), 10 * which + rng.normal(size=500)])
+    found = fit(rows, KMeansSettings(n_clusters=2, epochs=10, batch_size=64, decay=0.98))
+    np.testing.assert_allclose(found.clusters.coordinates.factor, 1 / rows.std(axis=0), rtol=1e-6)
+    label = found.clusters.assign(rows)[0]
+    assert max((label == which).mean(), (label != which).mean()) > 0.98
+    constant = np.column_stack([np.full(500, 0.1) * 3, rows[:, 1]])
+    assert fit(constant, KMeansSettings(n_clusters=2)).clusters.coordinates.factor[0] == 1
+
+
+def test_a_column_that_does_not_vary_does_not_end_a_training() -> None:
+    """The tolerance is a fraction of the variance, to which such a column adds nothing, whatever the unit."""
+    rows = 1e-3 * blobs(300, 2, 4)[0]
+    settings = KMeansSettings(n_clusters=4, scaling="none", batch_size=20, epochs=10, tolerance=1e-3)
+    for column in (rows[:, 0], np.full(300, 5.0)):
+        assert fit(np.column_stack([rows, column]), settings).curve[-1].step > 15
+
+
+def test_the_curve_has_no_gap_where_averages_begin_anew() -> None:
+    """Centroids are merged in the last step of an epoch, after which there is no average yet."""
+    rows = blobs(ROWS, D, K, seed=4)[0]
+    curve = fit(rows, POSSIBILISTIC[0]).curve
+    assert any(row.mended for row in curve)
+    for row in curve:
+        assert row.smoothed_objective == pytest.approx(row.train_objective, rel=0.5)
+
+
+def test_a_batch_that_weighs_nothing_is_told_of_in_numbers() -> None:
+    weight = np.zeros(100)
+    weight[:2] = 1
+    found = fit(blobs(100, 2, 2)[0], KMeansSettings(n_clusters=2, decay=0, batch_size=10, epochs=2), weight)
+    assert all(row.smallest_cluster >= 0 for row in found.curve)
+
+
 @pytest.mark.parametrize(
     ("rows", "weight", "error", "message"),
     [
-        (np.zeros((0, 2)), None, DataError, r"rows: found float64\[0, 2\], expected float32 or float64"),
+        (np.zeros((0, 2)), None, DataError, "rows: there are none; expected rows to cluster"),
+        ([[1.0, 2.0], [3.0]], None, DataError, "rows: found rows of different lengths, expected as many values in"),
         (np.zeros((5, 2), int), None, DataError, "rows: found int64"),
         (np.array([[1.0, 2.0], [1.0, np.nan]]), None, DataError, "column 1 has values that are not finite"),
         (np.eye(3), np.array([1.0, -1.0, 1.0]), DataError, "weight: found -1.0 in row 1, expected a finite number"),
         (np.eye(3), np.zeros(3), DataError, "weight: all are 0"),
+        (np.eye(3), [1.0, 2.0, -3.0], DataError, "weight: found -3.0 in row 2, expected a finite number"),
+        (np.eye(5) * 1e40, None, DataError, r"rows: column 0 has mean 2e\+39 and deviation 4e\+39, expected"),
+        (np.eye(5) * 1e200, None, DataError, r"rows: column 0 has mean 2e\+199 and deviation inf, expected sizes"),
         (np.eye(3), np.ones(2), DataError, r"weight: found \[2\] values, expected one for each of 3 rows"),
         (np.ones((50, 2)), None, TrainingError, "found 1 distinct rows in a sample of 50, expected at least"),
         (np.eye(3), None, TrainingError, "found 3 rows, expected at least n_clusters=4"),
     ],
 )
-def test_bad_input_is_named(rows: Array, weight: Array | None, error: type[Exception], message: str) -> None:
+def test_bad_input_is_named(rows: Any, weight: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fit(rows, SETTINGS, weight)
 

@@ -45,6 +45,21 @@ def test_as_many_starts_are_tried_as_in_a_training() -> None:
     assert without.mean_inertia > 2 * found[1].mean_inertia
 
 
+def test_a_small_start_of_the_training_is_no_limit_and_what_has_no_start_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows, numbers = clouds(), EvaluateSettings(elbow=(5, K))
+    found = _elbow(rows, description(start_rows=6), numbers)
+    assert [point.n_clusters for point in found] == [5, K]
+    assert found[1].mean_inertia == pytest.approx(4 * 0.09, rel=0.05)
+    assert caplog.text == ""
+    few = np.repeat(rows[:1], 4000, axis=0)
+    few[:K] = rows[:K]  # distinct rows enough, but hardly one in a sample of some hundred
+    found = _elbow(few, description(start_rows=6), numbers)
+    assert [point.n_clusters for point in found] == []
+    assert f"evaluate.elbow: {K} clusters are left out: found " in caplog.text
+
+
 def test_the_device_of_the_training_does_not_matter() -> None:
     (point,) = _elbow(clouds(), description(device="gpu"), EvaluateSettings(elbow=(4,)))
     assert point.silhouette is not None

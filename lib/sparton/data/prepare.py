@@ -19,7 +19,7 @@ from sparton.data.mass_peaks import find_peaks
 from sparton.data.mass_quantiles import find_edges, sample_masses
 from sparton.data.rows import Rows, Wanted, rows_from
 from sparton.data.schema import require_columns
-from sparton.data.settings import PrepareSettings
+from sparton.data.settings import TRAIN, PrepareSettings
 from sparton.data.source_files import Source, StoredTable, checksums, require_unchanged
 from sparton.data.writing import Target, write_rows
 from sparton.errors import DataError, UsageError
@@ -146,6 +146,8 @@ def write_set(
     for split, shards in written.splits.items():
         logger.info("%s: %d rows in %d shards", split, sum(shard.rows for shard in shards), len(shards))
     moments = previous.moments.merge(written.moments) if previous else written.moments
+    if not moments.count and written.splits.get(TRAIN):
+        raise DataError("the weights of all rows in the train split are 0; expected some above (table.weight)")
     if not moments.count:
         raise DataError("no row fell into the train split, so there are no feature statistics; the input is too small")
     std, constant = moments.std()

@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 CONSTANT_TOLERANCE = 1e-7
 """Deviations below this fraction of the mean's size are rounding of float32 values: the feature is constant."""
 
+CONSTANT_TOLERANCE_64 = 1e-14
+"""The same of float64 values."""
+
 BLOCK_VALUES = 1 << 16
 """Values that are looked at together: they stay in the processor's cache."""
 
@@ -65,10 +68,13 @@ class Moments:
         squares = self.squares + other.squares + shift**2 * (self.count * other.count / count)
         return Moments(count, mean, squares)
 
-    def std(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the deviation of each feature, 1 where it is constant, and which ones are, bool[F]."""
+    def std(self, tolerance: float = CONSTANT_TOLERANCE) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the deviation of each feature, 1 where it is constant, and which ones are, bool[F].
+
+        ``tolerance`` is the rounding of the values, as a fraction of their size.
+        """
         found = np.sqrt(self.squares / (self.count or 1))
-        constant = found <= CONSTANT_TOLERANCE * np.abs(self.mean)
+        constant = found <= tolerance * np.abs(self.mean)
         return np.where(constant, 1.0, found), constant
 
     def to_bytes(self) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,12 @@ from sparton.distributed.world import Connection, World
 from sparton.errors import TrainingError
 
 ResultT = TypeVar("ResultT")
+
+JOIN_S = 0.25
+"""Seconds of waiting that are counted at once."""
+
+ENDING_S = 30.0
+"""Seconds that ranks which are given up have to come to their next collective."""
 
 QUEUE_CAPACITY = 1 << 20  # messages; a rank can only be ahead of another by the collectives of one graph
 
@@ -40,7 +46,8 @@ def simulate(n: int, fn: Callable[[Connection], ResultT], timeout_s: float = 120
     fn
         What every rank runs.
     timeout_s
-        Seconds after which ranks that still wait for each other are given up.
+        Seconds after which ranks that still wait for each other are given up, those left out in which the process
+        was stopped.
 
     Returns
     -------
@@ -59,16 +66,24 @@ def simulate(n: int, fn: Callable[[Connection], ResultT], timeout_s: float = 120
     threads = [threading.Thread(target=run.rank, args=(rank, fn), daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + timeout_s
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    _join(threads, timeout_s)
     late = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
-    if late and not run.failures:
-        for rank in range(n):
-            run.fabric.leave(rank)
+    stuck = late and not run.failures
+    if late:
+        run.give_up(threads)
+    if stuck:
         raise TrainingError(f"ranks {late} of {n} did not end within {timeout_s:g} s")
     run.raise_failure()
     return [run.results[rank] for rank in range(n)]
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
+    """Wait for threads to end; time in which this process was stopped or hardly ran does not count."""
+    for thread in threads:
+        while thread.is_alive() and seconds > 0:
+            started = time.monotonic()
+            thread.join(min(seconds, JOIN_S))
+            seconds -= min(time.monotonic() - started, JOIN_S)
 
 
 class _Fabric:
@@ -112,6 +127,15 @@ class _Run:
             self.failures.append((rank, error))
         finally:
             self.fabric.leave(rank)
+
+    def give_up(self, threads: Sequence[threading.Thread]) -> None:
+        """End all messages, and wait for the ranks to notice at their next collective.
+
+        A thread that is inside TensorFlow when the interpreter ends may crash it.
+        """
+        for rank in range(self.fabric.size):
+            self.fabric.leave(rank)
+        _join(threads, ENDING_S)
 
     def raise_failure(self) -> None:
         """Raise the first failure, the one that made the others fail."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pyspark import keyword_only
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.util import DefaultParamsReadable, MLReadable
 
+from sparton.errors import ConfigError
 from sparton.ml.clustering import TableClusterer, TableClusters
 from sparton.ml.params import SHARED_SETTINGS, ClusterParams
+from sparton.sgd.clusters import Clusters, PossibilisticClusters
 from sparton.sgd.settings import PossibilisticSettings
 
 
@@ -114,10 +117,33 @@ class PossibilisticCMeansModel(TableClusters, _PossibilisticParams, MLReadable["
     """Clusters that :class:`PossibilisticCMeans` found.
 
     ``transform`` appends the most typical cluster, of noise too, and if asked for its distance, the distances to all
-    centroids, the typicalities in all clusters, an anomaly score, and whether a row is noise.
+    centroids, the typicalities in all clusters, an anomaly score, and whether a row is noise: by ``noiseBelow``, which
+    may be set anew.
     """
 
     KIND = "pcm"
+
+    @property
+    def clusters(self) -> Clusters:
+        """What assigns rows.
+
+        Raises
+        ------
+        ConfigError
+            If ``noiseBelow`` is out of range.
+        """
+        found = super().clusters
+        if not self.isDefined(self.noiseBelow):
+            return found
+        limit = self.getNoiseBelow()
+        if not 0 <= limit < 1:
+            raise ConfigError(f"{type(self).__name__}: noiseBelow: found {limit:g}, expected a number from 0 below 1")
+        assert isinstance(found, PossibilisticClusters)
+        return replace(found, noise_below=limit)
+
+    def setNoiseBelow(self, value: float) -> Self:  # noqa: N802 - Spark ML names accessors this way
+        """Set the largest typicality below which a row is noise."""
+        return self._set(noiseBelow=value)
 
 
 class PossibilisticCMeans(

@@ -26,6 +26,11 @@ def committed(checkpoint: str) -> int:
     return max(_batches(checkpoint, COMMITS), default=-1)
 
 
+def planned(checkpoint: str) -> int:
+    """Return the number of the last micro-batch whose rows Spark has decided on; -1 where there is none."""
+    return max(_batches(checkpoint, OFFSETS), default=-1)
+
+
 def roll_back(checkpoint: str, batch: int) -> None:
     """Let Spark go on after ``batch``, which it has handed out before: it hands out again what came after it."""
     logger.warning(

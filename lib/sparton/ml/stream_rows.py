@@ -136,7 +136,8 @@ def projected(stream: DataFrame, encoder: TableEncoder) -> DataFrame:
     array = encoder.array
     if array is not None and array in stream.columns and isinstance(stream.schema[array].dataType, VectorUDT):
         column = F.col("`" + array.replace("`", "``") + "`")
-        stream = stream.withColumn(array, vector_to_array(column, "float32"))
+        # Spark's function fails on null, which is a broken row like any other.
+        stream = stream.withColumn(array, F.when(column.isNotNull(), vector_to_array(column, "float32")))
     scalars = {key: name for key, name in encoder.scalars.items() if key != ID}
     rows = project(located(stream), replace(encoder, scalars=scalars))
     content = [name for name in rows.columns if name not in (FILE, ROW)]

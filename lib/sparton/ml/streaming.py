@@ -79,7 +79,8 @@ class StreamClustering:
     Raises
     ------
     UsageError
-        If settings contradict each other or the bundle, or something else stands at the output.
+        If the DataFrame is no stream, settings contradict each other or the bundle, or something else stands at the
+        output.
     DataError
         If a column is missing or not numeric, or the bundle is damaged or of other features.
 
@@ -102,6 +103,11 @@ class StreamClustering:
         source: str = "",
         finish: Callable[[str, StreamState], None] | None = None,
     ) -> None:
+        if not stream.isStreaming:
+            raise UsageError(
+                "the stream: a DataFrame that ends, expected one of spark.readStream; tables are for SGDKMeans and "
+                "PossibilisticCMeans"
+            )
         self.folder, self.output = storage.absolute(folder), storage.absolute(output)
         self._table, self._settings = table or TableSettings(), settings or StreamSettings()
         self._finish = finish
@@ -119,6 +125,8 @@ class StreamClustering:
                 f"{', '.join(description.inputs.feature_names)}. Name these columns in this order (table.columns)"
             )
         self.online = Online(fitting, self._settings)
+        if start is None:
+            self.online.check_sample()
         self._encoder: TableEncoder = encoder_of(self.names, self._table)
         self._rows = projected(stream, self._encoder)
         asked = {
@@ -135,7 +143,7 @@ class StreamClustering:
         _check_output(self.output)
         self.state = self._begin
         self._held = contextlib.ExitStack()
-        self._still_held: Callable[[], None] = lambda: None
+        self._still_held: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         """Take the state folder.
@@ -154,11 +162,12 @@ class StreamClustering:
             self.state = self._last_state()
             stream_log.settle(self.folder, self.state.line)
         except BaseException:
-            self._held.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._still_held = None
         self._held.close()
 
     @property
@@ -172,7 +181,14 @@ class StreamClustering:
         return f"mean_{self.online.words.objective}"
 
     def writer(self, guard: Callable[[Callback], Callback] = lambda callback: callback) -> DataStreamWriter:
-        """Return what starts the query, once it has a trigger; ``guard`` is put around what takes its batches."""
+        """Return what starts the query, once it has a trigger; ``guard`` is put around what takes its batches.
+
+        Raises
+        ------
+        UsageError
+            Outside of a ``with`` block: the state folder is not held, and what is in it not known.
+        """
+        self._require_held()
         writer = self._rows.writeStream.option("checkpointLocation", storage.spark_url(self.checkpoint))
         return writer.foreachBatch(guard(self.update))
 
@@ -202,7 +218,7 @@ class StreamClustering:
                 "between them is lost to it. Restore the folder as a whole, or remove it to begin anew"
             )
         after, step = self._after(batch, number, started)
-        self._still_held()
+        self._require_held()
         stream_state.save(self.folder, after, self._settings.states_kept)
         self.state = after
         stream_log.write(self.folder, after.line)
@@ -252,7 +268,7 @@ class StreamClustering:
             bundle.save(staging, description, metrics, to_csv(state.curve, self.online.words))
             if self._finish is not None:
                 self._finish(staging, state)
-            self._still_held()
+            self._require_held()
         logger.info("stream: published the clusters after batch %d at %s", state.batch, self.output)
         return True
 
@@ -304,6 +320,11 @@ class StreamClustering:
             listed = f"They are listed in {self._quarantine(number)} (sparton info)"
             raise DataError(f"{error}. {listed}") from None
         return found
+
+    def _require_held(self) -> None:
+        if self._still_held is None:
+            raise UsageError(f"{self.folder}: not held; use it inside 'with StreamClustering(...) as clustering:'")
+        self._still_held()
 
     def _quarantine(self, number: int) -> str:
         return storage.join(self.folder, QUARANTINE, f"batch-{number:09d}")
@@ -389,6 +410,12 @@ class StreamClustering:
             raise DataError(
                 f"{self.checkpoint}: {what}, while the state is that of batch {found.batch}; the two belong together. "
                 "Restore the folder as a whole, or remove it to begin anew"
+            )
+        if (planned := query_checkpoint.planned(self.checkpoint)) < found.batch:
+            # Spark would make a batch of that number out of other rows, which would be passed over.
+            raise DataError(
+                f"{self.checkpoint}: ends with batch {planned}, while the state is that of batch {found.batch}; the "
+                "two belong together. Restore the folder as a whole, or remove it to begin anew"
             )
         if done > found.batch:
             query_checkpoint.roll_back(self.checkpoint, found.batch)

@@ -17,7 +17,7 @@ from sparton.data.featurize import decode_features
 from sparton.data.manifest import is_set
 from sparton.data.plain import PlainTable
 from sparton.data.schema import TABLE_ARROW, TABLE_ASSIGNMENTS_ARROW, require_columns
-from sparton.errors import DataError
+from sparton.errors import DataError, TrainingError
 from sparton.pipeline.assignment import require_features
 from sparton.pipeline.record import recorded_sums
 
@@ -307,7 +307,14 @@ def _elbow(rows: NDArray[np.float32], description: Description, settings: Evalua
             logger.warning("evaluate.elbow: %d clusters are left out, the sample has %d distinct rows", k, distinct)
             continue
         logger.info("evaluate.elbow: k-means with %d clusters on the sample", k)
-        found = fit(rows, training.model_copy(update={"n_clusters": k}))
+        own = training.model_copy(update={"n_clusters": k})
+        # What was enough for the start of the bundle's clusters may be too little for more of them.
+        enough = max(own.sample_rows, own.rows_per_cluster * k)
+        try:
+            found = fit(rows, own.model_copy(update={"start_rows": enough}))
+        except TrainingError as error:
+            logger.warning("evaluate.elbow: %d clusters are left out: %s", k, error)
+            continue
         label = found.clusters.assign(rows)[0]
         silhouette, _ = sampled_silhouette(found.clusters.coordinates.points(rows), label, settings.seed)
         points.append(ElbowPoint(k, found.objective / len(rows), silhouette))

@@ -59,12 +59,6 @@ class TableInputs(Config):
         """What turns rows into the points that are clustered."""
         return Coordinates.of(self.feature_mean, self.feature_std if self.scaling == "standard" else None)
 
-    @property
-    def variance(self) -> float:
-        """Mean variance of the points' coordinates."""
-        squares = np.square(self.feature_std) * np.square(self.coordinates.factor)
-        return float(squares.mean())
-
 
 class Description(Config):
     """What ``model.json`` of a k-means bundle says.

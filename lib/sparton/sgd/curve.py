@@ -16,7 +16,8 @@ class CurveRow:
     """One epoch.
 
     The objective, which each method calls by a name of its own, is a mean over rows: over the epoch's batches, and
-    smoothed at its end. The move is the largest of a centroid in a step; the smallest cluster is a share of what the
+    smoothed at its end (where something was mended in its last step the average begins anew: that of the epoch stands
+    for it). The move is the largest of a centroid in a step; the smallest cluster is a share of what the
     centroids stand for; mended are the centroids that were put elsewhere or left out.
     """
 

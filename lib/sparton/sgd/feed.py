@@ -174,7 +174,12 @@ class ArrayFeed:
     lanes: int | None = None
 
     def __post_init__(self) -> None:
-        found = np.asarray(self.rows)
+        try:
+            found = np.asarray(self.rows)
+        except ValueError:
+            raise DataError("rows: found rows of different lengths, expected as many values in each") from None
+        if found.ndim == 2 and not len(found):
+            raise DataError("rows: there are none; expected rows to cluster")
         if found.ndim != 2 or not found.size or found.dtype not in (np.float32, np.float64):
             raise DataError(f"rows: found {found.dtype}{list(found.shape)}, expected float32 or float64 [n, d]")
         object.__setattr__(self, "rows", found)

@@ -102,7 +102,8 @@ class KMeans:
 
     def smallest_share(self, state: KMeansState) -> float:
         """Return the smallest cluster's share of the weights that the centroids stand for."""
-        return float(state.counts.min() / state.counts.sum())
+        total = float(state.counts.sum())
+        return float(state.counts.min()) / total if total else 0.0
 
     def empty_state(self) -> KMeansState:
         """Return a state of zeros."""

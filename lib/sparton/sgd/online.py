@@ -119,6 +119,20 @@ class Online:
         """Rows that must have come before the first centroids are found."""
         return self.stream.start_after or self.cluster.rows_per_cluster * self.cluster.n_clusters
 
+    def check_sample(self) -> None:
+        """Check that a sample can have enough rows for the first centroids, which would be waited for in vain.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot.
+        """
+        if self.cluster.sample_rows < self.cluster.n_clusters:
+            raise ConfigError(
+                f"cluster.start_rows is {self.cluster.sample_rows} with cluster.n_clusters {self.cluster.n_clusters}: "
+                "a sample of so few rows never has as many distinct ones; raise cluster.start_rows"
+            )
+
     def can_begin(self, rows: int, sample: Sample) -> bool:
         """Tell whether enough rows have come, and a sample of them has enough distinct ones for the centroids."""
         return self.wait(rows, sample) is None

@@ -14,7 +14,7 @@ from sparton.config import fingerprint
 from sparton.data.in_memory import MemoryTable
 from sparton.data.manifest import TABLE_KIND, TableManifest, bad_shards, read_set
 from sparton.data.settings import TRAIN
-from sparton.data.statistics import Moments, merge_all
+from sparton.data.statistics import CONSTANT_TOLERANCE, CONSTANT_TOLERANCE_64, Moments, merge_all
 from sparton.distributed import agreement
 from sparton.distributed.resumption import Checkpoints
 from sparton.distributed.times import WorkerTimes
@@ -128,7 +128,8 @@ def train(
     inputs = bundle.TableInputs.of(manifest, settings.scaling)
     feed = SetFeed(connection.world, set_folder, manifest, TRAIN, settings.batch_size, settings.seed, settings.lanes)
     identity = fingerprint([settings.lasting().model_dump(mode="json"), manifest.model_dump(mode="json")])
-    return _train(connection, feed, inputs, settings, _Places(checkpoint_folder, bundle_folder, identity))
+    variance = mean_variance(*manifest.moments.std(), inputs.coordinates)
+    return _train(connection, feed, inputs, variance, settings, _Places(checkpoint_folder, bundle_folder, identity))
 
 
 def train_rows(
@@ -159,6 +160,8 @@ def train_rows(
     DataError
         If no feature varies, or all weights are 0.
     """
+    weight = np.ones(len(table.rows), np.float32) if table.weight is None else table.weight
+    feed = ArrayFeed(connection.world, table.rows, settings.batch_size, settings.seed, weight, settings.lanes)
     moments = _moments(table.rows, table.weight)
     std, constant = moments.std()
     _require_varying(constant, table.names, "the table: no feature varies")
@@ -166,10 +169,9 @@ def train_rows(
     inputs = bundle.TableInputs(
         feature_names=table.names, feature_mean=mean, feature_std=tuple(std.tolist()), scaling=settings.scaling
     )
-    weight = np.ones(len(table.rows), np.float32) if table.weight is None else table.weight
-    feed = ArrayFeed(connection.world, table.rows, settings.batch_size, settings.seed, weight, settings.lanes)
     identity = fingerprint([settings.lasting().model_dump(mode="json"), identity])
-    return _train(connection, feed, inputs, settings, _Places(checkpoint_folder, bundle_folder, identity))
+    variance = mean_variance(std, constant, inputs.coordinates)
+    return _train(connection, feed, inputs, variance, settings, _Places(checkpoint_folder, bundle_folder, identity))
 
 
 def fit(
@@ -191,22 +193,41 @@ def fit(
     Raises
     ------
     DataError
-        If there are no rows, values are not finite, or weights negative or all 0.
+        If there are no rows, values are not finite or too large or small for float32, or weights negative or all 0.
     TrainingError
         If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, or ranks
         disagree.
     """
     connection = connection or Connection.local()
-    given = np.ones(len(rows)) if weight is None else weight
+    given = np.ones(len(rows)) if weight is None else np.asarray(weight)
     feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given, settings.lanes)
     rows = feed.rows
-    moments = _moments(rows, weight)
-    std = moments.std()[0]
-    coordinates = Coordinates.of(moments.mean.tolist(), std.tolist() if settings.scaling == "standard" else None)
-    variance = float((np.square(std) * np.square(coordinates.factor)).mean())
+    with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is named
+        moments = _moments(rows, None if weight is None else given)
+        std, constant = moments.std(CONSTANT_TOLERANCE_64 if rows.dtype == np.float64 else CONSTANT_TOLERANCE)
+        scale = std.tolist() if settings.scaling == "standard" else None
+        coordinates = Coordinates.of(moments.mean.tolist(), scale)
+    _check_scale(moments.mean, std, coordinates)
+    variance = mean_variance(std, constant, coordinates)
     run = _run(connection, feed, coordinates, variance, settings, None)
     found = run.outcome
     return Fit(found.clusters, found.objective, found.sizes, found.figures, run.trained.rows, run.trained.state)
+
+
+def mean_variance(std: NDArray[np.float64], constant: NDArray[np.bool_], coordinates: Coordinates) -> float:
+    """Return the mean variance of the points' coordinates, from what :meth:`Moments.std` tells of the features."""
+    return float(np.square(np.where(constant, 0.0, std) * coordinates.factor).mean())
+
+
+def _check_scale(mean: NDArray[np.float64], std: NDArray[np.float64], coordinates: Coordinates) -> None:
+    """Check that origin and factor are numbers: float64 has larger and smaller ones than float32, which they are."""
+    sound = np.isfinite(std) & np.isfinite(coordinates.origin) & np.isfinite(coordinates.factor)
+    bad = np.flatnonzero(~sound | (coordinates.factor == 0))
+    if bad.size:
+        raise DataError(
+            f"rows: column {bad[0]} has mean {mean[bad[0]]:.3g} and deviation {std[bad[0]]:.3g}, expected sizes from "
+            "1e-38 to 1e38; take another unit for it"
+        )
 
 
 def _moments(rows: Array, weight: Array | None) -> Moments:
@@ -247,8 +268,9 @@ def check_rows(manifest: TableManifest, folder: str) -> None:
     """
     if not manifest.rows(TRAIN):
         raise DataError(f"{folder}: the train split is empty; prepare a larger table")
-    spread = Moments(manifest.feature_count, np.array(manifest.feature_mean), np.array(manifest.feature_squares))
-    _require_varying(spread.std()[1], manifest.feature_names, f"{folder}: no feature varies over the train split")
+    _require_varying(
+        manifest.moments.std()[1], manifest.feature_names, f"{folder}: no feature varies over the train split"
+    )
 
 
 def _require_varying(constant: NDArray[np.bool_], names: Sequence[str], problem: str) -> None:
@@ -272,14 +294,19 @@ class _Run:
 
 
 def _train(
-    connection: Connection, feed: Feed, inputs: bundle.TableInputs, settings: ClusterSettings, places: _Places
+    connection: Connection,
+    feed: Feed,
+    inputs: bundle.TableInputs,
+    variance: float,
+    settings: ClusterSettings,
+    places: _Places,
 ) -> ClusterSummary:
     """Train on the rows of a feed, which come as float32, and let rank 0 write the bundle."""
     if connection.world.is_root:
         rounding.warn_of_stored(inputs)
     kept, seconds = settings.checkpoints_kept, settings.checkpoint_seconds
     checkpoints = Checkpoints(connection, places.checkpoints, places.identity, kept, seconds)
-    run = _run(connection, feed, inputs.coordinates, inputs.variance, settings, checkpoints)
+    run = _run(connection, feed, inputs.coordinates, variance, settings, checkpoints)
     if connection.world.is_root:
         _write_bundle(places.bundle, inputs, settings, run, {"workers": connection.world.size, "rows": feed.total})
     connection.collectives.barrier()

@@ -213,11 +213,12 @@ class Trainer(Generic[StateT, StatisticsT]):
     def _row(self) -> CurveRow:
         progress = self.progress
         rows = self.feed.total - self.feed.left(progress.position)
+        mean, smoothed = progress.objective / progress.weight, progress.averages.objective
         return CurveRow(
             epoch=progress.position.epoch + 1,
             step=self.method.steps_done(self.state),
-            train_objective=progress.objective / progress.weight,
-            smoothed_objective=progress.averages.objective or 0.0,
+            train_objective=mean,
+            smoothed_objective=mean if smoothed is None else smoothed,
             largest_move=math.sqrt(progress.shift),
             smallest_cluster=self.method.smallest_share(self.state),
             mended=progress.mended,
