@@ -104,8 +104,8 @@ def _way_on(options: argparse.Namespace) -> str:
     """Return what an interrupted command leaves and what the same one does next."""
     ways = {
         "run": "begins with the stage that was interrupted, training with its last checkpoint",
-        "train": "goes on from the last checkpoint",
-        "cluster": "goes on from the last checkpoint",
+        "train": "goes on from the last checkpoint, if there is one",
+        "cluster": "goes on from the last checkpoint, if there is one",
         "stream-cluster": "goes on after the last batch that ended",
         "ingest": "goes on with the files that the table does not hold yet" if getattr(options, "watch", None) else "",
     }

@@ -330,6 +330,7 @@ def test_a_training_that_dies_before_its_bundle_is_published_goes_on(
             pipeline.cluster(settings, **places)
     assert not (tmp_path / "model").exists()
     assert [path for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith(".")]
+    caplog.clear()
     with caplog.at_level("INFO"):
         pipeline.cluster(settings, **places)
     assert "cluster: done" in caplog.text

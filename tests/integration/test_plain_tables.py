@@ -82,14 +82,18 @@ def test_ids_are_those_that_a_set_of_the_files_has(tmp_path: Path) -> None:
     fewer.mkdir()
     shutil.copy(tmp_path / "t" / "0.parquet", fewer)
     pipeline.assign(settings, input=str(fewer), output=str(tmp_path / "half"))
-    with pytest.raises(DataError, match=r"600 assignments for the 1200 rows of .*; assign it again"):
+    with pytest.raises(DataError, match=r"3 values of the column y \(table.id\) belong to several rows"):
+        pipeline.assign(settings_in(tmp_path / "w", "table.target=null", "table.id=y"), input=str(fewer))
+    with pytest.raises(DataError, match=r"600 assignments for the 1200 rows of .*; assign this table"):
         pipeline.evaluate(settings, input=str(tmp_path / "half"), table=str(tmp_path / "t"))
 
 
 def test_nothing_is_published_of_what_cannot_be_used(tmp_path: Path) -> None:
     clouds(tmp_path / "t", broken=100)
     settings, table = settings_in(tmp_path / "w"), str(tmp_path / "t")
-    with pytest.raises(DataError, match=r"200 of 1200 rows rejected \(null 200\).*sparton info .*_quarantine"):
+    with pytest.raises(
+        DataError, match=r"200 of 1200 rows rejected \(null 200\).*--set table.max_rejected.*sparton info .*_quarantine"
+    ):
         pipeline.cluster(settings, input=table)
     with pytest.raises(UsageError, match=r"no table set .*sparton prepare --kind table.*--workers at 1"):
         pipeline.cluster(settings_in(tmp_path / "w", "launch.workers=2"), input=table)

@@ -122,7 +122,7 @@ def test_a_file_is_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "way_on"),
     [
-        (["train"], "goes on from the last checkpoint"),
+        (["train"], "goes on from the last checkpoint, if there is one"),
         (["ingest", "--input", "x"], "begins anew"),
         (["ingest", "--watch", "x"], "goes on with the files that the table does not hold yet"),
         (["stream-cluster"], "goes on after the last batch that ended"),

@@ -40,6 +40,8 @@ CGROUP_LIMIT, CGROUP_USED = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.
 MOVED_ROWS = 1 << 16
 """Rows that are moved at once where rejected ones have left gaps."""
 
+LIMIT_OPTION = "--set table.max_rejected"
+
 OTHERWISE = "make a set of it with 'sparton prepare --kind table', and cluster that"
 
 
@@ -111,7 +113,7 @@ def read_rows(
     filling = _Filling(encoder, reads, folder, sources, quarantine_folder)
     filling.read()
     counts = filling.counts()
-    enforce_limit(counts.rejected, counts.read, settings.max_rejected, encoder.kind)
+    enforce_limit(counts.rejected, counts.read, settings.max_rejected, encoder.kind, option=LIMIT_OPTION)
     if not counts.kept:
         reasons = ", ".join(f"{name} {number}" for name, number in counts.rejected.items()) or "the table is empty"
         raise DataError(f"{folder}: none of {counts.read} rows is left ({reasons}); check the input")
@@ -234,6 +236,10 @@ class _Filling:
 def _columns(folder: str, sources: Sequence[Source], otherwise: str) -> pa.Schema:
     """Return the columns that all files have."""
     first = sources[0]
+    names = first.schema.names if first.schema is not None else []
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{folder}: {first.path} has several columns {', '.join(twice)}; give each a name of its own")
     for source in sources:
         if source.schema is None or "=" in source.path:
             found = "lies in a folder named column=value" if "=" in source.path else "has columns pyarrow cannot read"
@@ -241,7 +247,8 @@ def _columns(folder: str, sources: Sequence[Source], otherwise: str) -> pa.Schem
         if source.schema != first.schema:
             raise DataError(
                 f"{folder}: {source.path} and {first.path} have different columns "
-                f"({_listed(source.schema)} and {_listed(first.schema)}); {otherwise}, or make them alike"
+                f"({_listed(source.schema)} and {_listed(first.schema)}); give all the same ones in one order, or, "
+                f"where some only have more of them, {otherwise}"
             )
     assert first.schema is not None
     return first.schema
@@ -255,8 +262,8 @@ def _readable(folder: str, columns: pa.Schema, settings: TableSettings, otherwis
     for field in columns:
         if types[field.name] is None and (field.name in asked or (every and _is_number(field.type))):
             raise DataError(
-                f"{folder}: column {field.name} is {field.type}, which Spark alone reads; leave it out "
-                f"(table.columns), or {otherwise}"
+                f"{folder}: column {field.name} is {field.type}, which Spark alone reads; name other "
+                f"columns (table.columns), or {otherwise}"
             )
     return StructType([StructField(name, kind) for name, kind in types.items() if kind is not None])
 

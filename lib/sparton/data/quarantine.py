@@ -76,7 +76,13 @@ def rejected_by_reason(folder: str) -> dict[str, int]:
 
 
 def enforce_limit(
-    rejected: Mapping[str, int], total: int, max_rejected: float, what: str, unit: str = "rows", example: str = ""
+    rejected: Mapping[str, int],
+    total: int,
+    max_rejected: float,
+    what: str,
+    unit: str = "rows",
+    example: str = "",
+    option: str = "--max-rejected",
 ) -> None:
     """Check that no more than a fraction of the rows was rejected.
 
@@ -94,6 +100,8 @@ def enforce_limit(
         What is counted.
     example
         One that was rejected, and why.
+    option
+        What raises the limit.
 
     Raises
     ------
@@ -107,5 +115,5 @@ def enforce_limit(
     first = f" The first is {example}." if example else ""
     raise DataError(
         f"{what}: {count} of {total} {unit} rejected ({reasons}), over the limit of {max_rejected:g} of them; "
-        f"nothing was published.{first} Mend the input, or raise the limit with --max-rejected"
+        f"nothing was published.{first} Mend the input, or raise the limit with {option}"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparton import storage
 from sparton.config import Config
+from sparton.data.in_memory import LIMIT_OPTION
 from sparton.data.manifest import is_set
 from sparton.data.plain import PlainTable
 from sparton.data.quarantine import FOLDER as QUARANTINE
@@ -139,8 +140,24 @@ def _assign_rows(
     _write(table.sound(quarantine).select("id", "features").mapInArrow(assign, schema), staging)
     table.require_unchanged()
     rejected = rejected_by_reason(quarantine)
-    enforce_limit(rejected, table.total, settings.table.max_rejected, folder)
+    enforce_limit(rejected, table.total, settings.table.max_rejected, folder, option=LIMIT_OPTION)
+    _require_unique(spark, staging, settings.table.id, folder)
     return {"rejected": rejected or "none"}
+
+
+def _require_unique(spark: SparkSession, staging: str, column: str | None, folder: str) -> None:
+    """Check that ids which the table brings name one row each."""
+    from pyspark.sql import functions as F
+
+    if column is None:
+        return
+    assigned = spark.read.parquet(storage.spark_source(staging))
+    repeated = assigned.groupBy("id").count().where(F.col("count") > 1).count()
+    if repeated:
+        raise DataError(
+            f"{folder}: {repeated} values of the column {column} (table.id) belong to several rows; make them unique, "
+            "or leave table.id out"
+        )
 
 
 def _write(assigned: DataFrame, staging: str) -> None:

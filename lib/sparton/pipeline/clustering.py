@@ -66,6 +66,11 @@ def cluster(
     """
     data, chosen = settings.folder("set", input), settings.cluster
     settings.check_lanes("cluster")
+    if not storage.exists(data):
+        raise UsageError(
+            f"no folder at {data}, expected a table set or one of Parquet files; run 'sparton prepare --kind table', "
+            "or name another one (--input)"
+        )
     plain = storage.is_folder(data) and not is_set(data)
     sections: dict[str, Config] = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
     if plain:
@@ -73,7 +78,7 @@ def cluster(
         sections |= {"table": settings.table}
     role = "table" if plain else "set"
     call = StageCall("cluster", sections, {role: data}, settings.folder("model", output), settings, force)
-    checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()}) if storage.exists(data) else ""
+    checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()})
 
     def body(staging: str) -> dict[str, Any]:
         with kept(checkpoints, force):

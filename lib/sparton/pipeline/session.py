@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 from importlib import resources
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -17,6 +21,9 @@ from sparton.config import SECRET, Config
 if TYPE_CHECKING:
     from pyspark import SparkConf
     from pyspark.sql import SparkSession
+
+CANCEL_S = 5.0
+"""How long Spark is waited for when its jobs are cancelled."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -102,7 +109,31 @@ def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("WARN")
+    _cancel_aside(session)
     return session
+
+
+def _cancel_aside(session: SparkSession) -> None:
+    """Let Ctrl-C cancel Spark's jobs from another thread.
+
+    The handler that PySpark installs asks the JVM from the very thread that may be waiting for its answer, which the
+    connection does not allow: an error of Py4J would come out in place of the interruption. A JVM that has got the
+    signal too, as all processes of a group do, may be gone and is not waited for long.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        def cancel() -> None:
+            with contextlib.suppress(Exception):
+                session.sparkContext.cancelAllJobs()
+
+        cancelling = threading.Thread(target=cancel, daemon=True)
+        cancelling.start()
+        cancelling.join(CANCEL_S)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if ours and getattr(signal.getsignal(signal.SIGINT), "__module__", "").startswith("pyspark"):
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _submitted() -> SparkConf:

@@ -161,7 +161,7 @@ def _rows(
     if not is_set(folder):
         table = PlainTable.open(spark, folder, settings, description.inputs.feature_names, recorded_sums(folder))
         sound = table.sound().select(*ROW_COLUMNS)
-        way_out = "assign it again; of rows with one id (table.id) each would count several times"
+        way_out = "assign this table"
         return EvaluatedRows(sound, sound.select("id").count(), ALL_ROWS, folder, way_out)
     manifest = read_table_set(folder)
     require_features(manifest.feature_names, description.inputs.feature_names, folder)

@@ -167,6 +167,10 @@ class Trainer(Generic[StateT, StatisticsT]):
             watch.lap("compute")
             progress.seconds += time.perf_counter() - since
             if progress.ended:
+                logger.info(
+                    "ends before its last pass: the smoothed %s has not fallen for a while (cluster.patience), or the "
+                    "centroids are at rest (cluster.tolerance)", self.method.words.objective,
+                )  # fmt: skip
                 break
             self._save_sometimes()
             since = time.perf_counter()
