@@ -169,6 +169,16 @@ def test_memory_is_told_in_bytes() -> None:
     assert 1 << 20 < available_memory() < 1 << 50
 
 
+def test_pages_of_files_do_not_count_as_used_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_memory, "CGROUP", str(tmp_path))
+    (tmp_path / "memory.max").write_text("9000\n")
+    (tmp_path / "memory.current").write_text("8000\n")
+    (tmp_path / "memory.stat").write_text("anon 2500\ninactive_file 5000\nactive_file 500\n")
+    assert available_memory() == 6500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 1 << 20
+
+
 @given(
     st.integers(0, 3), st.sampled_from([np.nan, np.inf, -np.inf, 3e38, 1.0]), st.sampled_from([np.float32, np.float64])
 )

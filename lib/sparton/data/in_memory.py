@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ from sparton.errors import DataError
 ROW_BYTES = 40
 """Bytes that a row takes beside its features: weight, place in the order of an epoch, identity."""
 
-CGROUP_LIMIT, CGROUP_USED = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
+CGROUP = "/sys/fs/cgroup"
+CACHED = ("inactive_file", "active_file")
+"""What a control group counts as used and gives up where memory is short: pages of files."""
 
 MOVED_ROWS = 1 << 16
 """Rows that are moved at once where rejected ones have left gaps."""
@@ -125,9 +128,13 @@ def available_memory() -> int:
     """Return the bytes that this process can still take, of the machine's or of the control group's that it is in."""
     found = int(psutil.virtual_memory().available)
     try:
-        with open(CGROUP_LIMIT) as limit, open(CGROUP_USED) as used:
-            return min(found, max(int(limit.read()) - int(used.read()), 0))
-    except (OSError, ValueError):
+        limit, used, counted = (
+            Path(CGROUP, name).read_text(encoding="ascii") for name in ("memory.max", "memory.current", "memory.stat")
+        )
+        kinds = dict(line.split() for line in counted.splitlines())
+        cached = sum(int(kinds[name]) for name in CACHED)
+        return min(found, max(int(limit) - int(used) + cached, 0))
+    except (OSError, ValueError, KeyError):
         return found  # no such group, or no limit
 
 

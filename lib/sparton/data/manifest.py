@@ -243,9 +243,9 @@ def read_manifest(folder: str) -> Manifest:
     return manifest
 
 
-def is_set(folder: str) -> bool:
-    """Tell whether a folder holds a set: shards with a manifest."""
-    return storage.exists(storage.join(folder, storage.MANIFEST))
+def is_plain(folder: str) -> bool:
+    """Tell whether a folder holds files as they are: no set, which has a manifest."""
+    return storage.is_folder(folder) and not storage.exists(storage.join(folder, storage.MANIFEST))
 
 
 def read_set(folder: str) -> Manifest | TableManifest:

@@ -6,7 +6,6 @@ import contextlib
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
@@ -78,13 +77,14 @@ class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, G
                 "leave one of them out"
             )
         with self._work_folder(spark) as folder, self._own_words(folder):
-            places = Places(storage.join(folder, "checkpoints"), storage.join(folder, BUNDLE_FOLDER), settings)
+            bundle_folder = storage.join(folder, BUNDLE_FOLDER)
+            rest = (storage.join(folder, "checkpoints"), bundle_folder, settings)
             rows, table = self._store(dataset, storage.join(folder, "rows"))
             if self.getInMemory():
-                _train_in_memory(rows, table, places, workers)
+                _train_in_memory(rows, table, workers, rest)
             else:
-                _train_on_set(rows, table, storage.join(folder, "set"), places, workers)
-            model: Any = self.MODEL.from_bundle(places.bundle)
+                _train_on_set(rows, table, storage.join(folder, "set"), workers, rest)
+            model: Any = self.MODEL.from_bundle(bundle_folder)
         return self._copyValues(model)
 
     def _store(self, dataset: DataFrame, folder: str) -> tuple[StoredTable, TableSettings]:
@@ -116,37 +116,33 @@ class TableClusterer(Estimator[ModelT], TrainingParams, DefaultParamsWritable, G
             storage.remove(folder)
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a training writes, and its settings."""
-
-    checkpoints: str
-    bundle: str
-    settings: ClusterSettings
-
-
 def _train_on_set(
-    rows: StoredTable, table: TableSettings, folder: str, places: Places, workers: LaunchSettings
+    rows: StoredTable,
+    table: TableSettings,
+    folder: str,
+    workers: LaunchSettings,
+    rest: tuple[str, str, ClusterSettings],
 ) -> None:
-    """Shuffle the rows into a set that workers share, and train on it."""
+    """Shuffle the rows into a set that workers share, and train on it; ``rest`` is what else a training is given."""
     from sparton.data.tables import write_table_set
     from sparton.distributed.launch import launch
     from sparton.sgd.train import train
 
     write_table_set(rows.spark, rows, table, folder)
-    launch(train, (folder, places.checkpoints, places.bundle, places.settings), rows.spark, workers)
+    launch(train, (folder, *rest), rows.spark, workers)
 
 
-def _train_in_memory(rows: StoredTable, table: TableSettings, places: Places, workers: LaunchSettings) -> None:
+def _train_in_memory(
+    rows: StoredTable, table: TableSettings, workers: LaunchSettings, rest: tuple[str, str, ClusterSettings]
+) -> None:
     """Read the rows into this process, and train on them."""
     from sparton.data.in_memory import read_rows
     from sparton.distributed.launch import launch
     from sparton.sgd.train import train_rows
 
-    found = read_rows(
-        rows.folder, rows.sources, table, storage.join(rows.folder, QUARANTINE), "leave inMemory at False"
-    )
-    launch(train_rows, (found, "", places.checkpoints, places.bundle, places.settings), None, workers)
+    quarantine = storage.join(rows.folder, QUARANTINE)
+    found = read_rows(rows.folder, rows.sources, table, quarantine, "leave inMemory at False")
+    launch(train_rows, (found, "", *rest), None, workers)
 
 
 class TableClusters(Model, ClusterParams, MLWritable):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sparton import storage
 from sparton.config import Config
 from sparton.data.in_memory import LIMIT_OPTION
-from sparton.data.manifest import is_set
+from sparton.data.manifest import is_plain
 from sparton.data.plain import PlainTable
 from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.data.quarantine import enforce_limit, rejected_by_reason
@@ -70,7 +70,7 @@ def assign(
     inputs = {"rows": settings.folder("set", input), "model": settings.folder("model", model)}
     target = settings.folder("assignments", output)
     sections: dict[str, Config] = {"assign": settings.assign}
-    if storage.is_folder(inputs["rows"]) and not is_set(inputs["rows"]):
+    if is_plain(inputs["rows"]):
         sections |= {"table": settings.table}
     call = StageCall("assign", sections, inputs, target, settings, force)
 
@@ -130,7 +130,7 @@ def _assign_rows(
         assign_batches, clusters=clusters, distances=settings.assign.distances, device=settings.cluster.device
     )
     schema = from_arrow_schema(schema_of(clusters))
-    if is_set(folder):
+    if not is_plain(folder):
         require_features(read_table_set(folder).feature_names, names, folder)
         rows = spark.read.parquet(storage.spark_source(folder)).select("id", "features")
         _write(rows.mapInArrow(assign, schema), staging)

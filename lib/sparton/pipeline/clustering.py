@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparton import storage
 from sparton.config import Config, fingerprint
-from sparton.data.manifest import is_set
+from sparton.data.manifest import is_plain
 from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.distributed.seen import where_seen
 from sparton.errors import UsageError
@@ -71,7 +71,7 @@ def cluster(
             f"no folder at {data}, expected a table set or one of Parquet files; run 'sparton prepare --kind table', "
             "or name another one (--input)"
         )
-    plain = storage.is_folder(data) and not is_set(data)
+    plain = is_plain(data)
     sections: dict[str, Config] = {"cluster": chosen.deciding(), WORKERS: Workers(count=settings.launch.workers)}
     if plain:
         _require_one_process(settings, data)

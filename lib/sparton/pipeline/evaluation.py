@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config
-from sparton.data.manifest import is_set
+from sparton.data.manifest import is_plain
 from sparton.errors import DataError
 from sparton.pipeline.bundles import bundle_kind
 from sparton.pipeline.progress import spark_progress
@@ -111,7 +111,7 @@ def evaluate(
     }
     target = settings.folder("report", output)
     sections: dict[str, Config] = {"evaluate": settings.evaluate}
-    if storage.is_folder(inputs["set"]) and not is_set(inputs["set"]):
+    if is_plain(inputs["set"]):
         sections |= {"table": settings.table}
     call = StageCall("evaluate", sections, inputs, target, settings, force)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparton import storage
 from sparton.data.featurize import decode_features
-from sparton.data.manifest import is_set
+from sparton.data.manifest import is_plain
 from sparton.data.plain import PlainTable
 from sparton.data.schema import TABLE_ARROW, TABLE_ASSIGNMENTS_ARROW, require_columns
 from sparton.errors import DataError, TrainingError
@@ -158,7 +158,7 @@ def _rows(
 
     from sparton.sgd.train import read_table_set
 
-    if not is_set(folder):
+    if is_plain(folder):
         table = PlainTable.open(spark, folder, settings, description.inputs.feature_names, recorded_sums(folder))
         sound = table.sound().select(*ROW_COLUMNS)
         way_out = "assign this table"
