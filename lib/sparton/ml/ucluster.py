@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
 from pyspark.ml import Model
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasFeaturesCol
@@ -27,11 +26,11 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from sparton.config import Config
 from sparton.data.featurize import decode_features
 from sparton.data.schema import require_columns
 from sparton.errors import DataError
 from sparton.ml.bundle_files import BundleReader, BundleWriter, read_files, write_files
+from sparton.ml.settings import AssignSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -46,22 +45,6 @@ OUTPUTS = (
     StructField("embedding", ArrayType(FloatType())),
 )
 """Columns that ``transform`` appends, as in the table of assignments."""
-
-
-class AssignSettings(Config):
-    """How jets, or the rows of a table, are assigned.
-
-    Attributes
-    ----------
-    batch_size
-        Jets that the network takes at once.
-    distances
-        Whether the assignments of a table hold the distances to all centroids; with many clusters they are most of
-        it. Those of jets always do.
-    """
-
-    batch_size: int = Field(default=512, ge=1)
-    distances: bool = True
 
 
 class UClusterModel(Model, HasFeaturesCol, MLReadable["UClusterModel"], MLWritable):

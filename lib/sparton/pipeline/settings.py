@@ -14,7 +14,7 @@ from sparton.data.plan import checked_lanes
 from sparton.data.settings import PrepareSettings, TableSettings
 from sparton.data.validation.settings import RulesSettings
 from sparton.distributed.launch import LaunchSettings
-from sparton.ml.ucluster import AssignSettings
+from sparton.ml.settings import AssignSettings
 from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
 from sparton.pipeline.session import SparkSettings
