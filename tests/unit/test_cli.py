@@ -250,6 +250,7 @@ def test_what_a_storage_client_raises_is_one_line(
 
 
 def test_a_command_loads_neither_spark_ml_nor_tensorflow_before_it_needs_them() -> None:
-    code = "import sys, sparton.pipeline; print(sorted({'pyspark.ml', 'tensorflow', 'numba', 'pandas'} & set(sys.modules)))"
+    slow = {"pyspark.ml", "tensorflow", "numba", "pandas"}
+    code = f"import sys, sparton.pipeline; print(sorted({slow} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
