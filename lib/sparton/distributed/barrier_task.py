@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparton.distributed import devices, networks, places, supervisor
+from sparton.distributed import devices, environment, networks, places, supervisor
 from sparton.distributed.networks import Interface
-from sparton.distributed.places import Place
 from sparton.distributed.supervisor import Order
 from sparton.errors import SpartonError, WorkerError
 
@@ -95,7 +94,8 @@ def run(order: Order, interface: str | None) -> Outcome:
         place = world[task]
         gpus = devices.own_gpus([other.address for other in offers], [other.gpus for other in offers], task)
         try:
-            result = supervisor.run(order, place.rank, _horovod(place, offer, offers[0]), gpus)
+            variables = environment.of_horovod(place, offer.interface, offers[0].address, offers[0].rendezvous)
+            result = supervisor.run(order, place.rank, variables, gpus)
         except WorkerError as error:
             return Outcome(place.rank, problem=str(error))
         return Outcome(place.rank, result)
@@ -156,15 +156,3 @@ def closed_ports(offers: Sequence[Offer], task: int) -> str:
         f"{own.host} cannot reach {', '.join(bad)}: workers must be able to open connections to each other on any port "
         "above 1023; open them, or name the network that the hosts share with launch.interface"
     )
-
-
-def _horovod(place: Place, own: Offer, first: Offer) -> dict[str, str]:
-    """Return the variables that bring a worker into the world."""
-    return place.environment() | {
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": first.address,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(first.rendezvous),
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": own.interface,
-        "NCCL_SOCKET_IFNAME": own.interface,
-    }

@@ -6,6 +6,7 @@ fails, when others are gone, when they do not come and when they keep it waiting
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import os
@@ -79,7 +80,8 @@ def join(settings: LaunchSettings) -> Connection:
         _set_environment(settings)
         # Processes that were started by hand are not limited to their share of the host.
         devices.limit_worker_threads(settings.threads_per_worker)
-        connection = _connected(world, settings)
+        with _among_the_others(world, settings):
+            connection = _connected(world, settings)
         _guard(connection, settings)
         # Each process reads its own configuration, and ranks that sum in different ways would wait for each other.
         agreement.check_given(connection, {"launch.direct_sum_bytes": str(settings.direct_sum_bytes)})
@@ -130,6 +132,21 @@ def _set_environment(settings: LaunchSettings) -> None:
     for name, value in environment.of_worker(patient).items():
         os.environ.setdefault(name, value)
     os.environ.update(settings.environment)
+
+
+def _among_the_others(world: World, settings: LaunchSettings) -> contextlib.AbstractContextManager[None]:
+    """Let Horovod find the others where neither ``horovodrun`` nor MPI tells it where they are."""
+    from sparton.distributed import horovod_backend, meeting
+
+    if world.size == 1 or "HOROVOD_RANK" in os.environ or horovod_backend.speaks_mpi():
+        return contextlib.nullcontext()
+    if settings.rendezvous is None:
+        raise ConfigError(
+            f"rank {world.rank} of {world.size}: Horovod is built without MPI here, so the processes must be told "
+            "where to find each other: --set launch.rendezvous=HOST:PORT, with the host of rank 0 (127.0.0.1 where "
+            "all are on one host) and a port that is free there"
+        )
+    return meeting.meet(world, settings.rendezvous, settings.interface, settings.start_timeout_s, os.environ)
 
 
 def _connected(world: World, settings: LaunchSettings) -> Connection:

@@ -34,6 +34,11 @@ def initialise() -> tuple[int, int, int]:
     return hvd.rank(), hvd.size(), hvd.local_rank()
 
 
+def speaks_mpi() -> bool:
+    """Tell whether Horovod was built with MPI, by which processes that ``mpirun`` has started find each other."""
+    return bool(hvd.mpi_built())
+
+
 class HorovodCollectives(FusedCollectives):
     """Collectives of one rank among those that Horovod connects; every rank makes them at the same time.
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sparton.config import SECRET, Config
+from sparton.distributed import networks
 from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.external import ExternalLauncher
 from sparton.distributed.launcher import Launcher
@@ -48,6 +49,9 @@ class LaunchSettings(Config):
         other on (`spark`).
     port
         Port of the driver that workers report to; by default any free one.
+    rendezvous
+        HOST:PORT where processes that mpirun or srun has started find each other: the host of rank 0, and a port that
+        is free there. Not needed with horovodrun, nor where Horovod was built with MPI.
     start_timeout_s
         Seconds within which all workers must have started and found each other.
     stall_check_s, stall_shutdown_s
@@ -73,6 +77,7 @@ class LaunchSettings(Config):
     retries: int = Field(default=0, ge=0)
     interface: str | None = None
     port: int | None = Field(default=None, ge=1, le=65535)
+    rendezvous: str | None = None
     start_timeout_s: int = Field(default=120, ge=1)
     stall_check_s: int = Field(default=60, ge=1)
     stall_shutdown_s: int = Field(default=300, ge=1)
@@ -94,6 +99,13 @@ class LaunchSettings(Config):
                     "that the processes start from", {"name": name},
                 )  # fmt: skip
         return environment
+
+    @field_validator("rendezvous")
+    @classmethod
+    def _check_rendezvous(cls, rendezvous: str | None) -> str | None:
+        if rendezvous is not None:
+            networks.address_of(rendezvous)
+        return rendezvous
 
     @model_validator(mode="after")
     def _check_launcher(self) -> LaunchSettings:

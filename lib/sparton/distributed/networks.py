@@ -16,6 +16,9 @@ from sparton.errors import TrainingError
 PROBE_TIMEOUT_S = 5.0
 PROBES_AT_ONCE = 32
 
+Address = tuple[str, int]
+"""Host and port."""
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -28,6 +31,20 @@ class Interface:
     def is_loopback(self) -> bool:
         """Whether other hosts cannot reach it."""
         return ipaddress.ip_address(self.address).is_loopback
+
+
+def address_of(text: str) -> Address:
+    """Return host and port of ``host:port``.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ValueError(f"expected HOST:PORT. Received: {text!r}")
+    return host, int(port)
 
 
 def interfaces() -> dict[str, list[str]]:

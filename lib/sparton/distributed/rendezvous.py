@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from horovod.runner.common.util.hosts import SlotInfo
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
+from sparton.distributed import wire
 from sparton.distributed.places import Place
 
 FORBIDDEN = 403
+MEETING = "sparton"
+"""Scope of what processes leave that do not know each other's hosts."""
 
 
 class Handler(RendezvousHandler):
@@ -26,16 +29,23 @@ class Handler(RendezvousHandler):
         """Read a request's head and refuse strangers."""
         if not super().parse_request():
             return False
-        if self.client_address[0] in self.server.hosts:
+        if self.client_address[0] in self.server.hosts or self._is_for_all():
             return True
         self.send_status_code(FORBIDDEN)
         return False
 
+    def _is_for_all(self) -> bool:
+        """Tell whether strangers may ask this; they must, where nobody knows the hosts of the world yet."""
+        if not (self.server.accepted and self.path.startswith(f"/{MEETING}/")):
+            return False
+        return int(self.headers.get("Content-Length", 0)) <= wire.MAX_LINE
+
     def _put_value(self, scope: str, key: str, value: bytes) -> None:
-        with self.server.cache_lock:
-            taken = key in self.server.cache.get(scope, {})
-        if not taken:
-            super()._put_value(scope, key, value)
+        if scope == MEETING:
+            if not (self.server.accepted and self.server.accepted(value)):
+                return
+            self.server.hosts |= {self.client_address[0]}
+        self.server.keep(scope, key, value)
 
 
 class Server(RendezvousHTTPServer):
@@ -43,14 +53,26 @@ class Server(RendezvousHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, address: str) -> None:
-        super().__init__((address, 0), Handler, verbose=0)
+    def __init__(self, address: str, port: int = 0, accepted: Callable[[bytes], bool] | None = None) -> None:
+        super().__init__((address, port), Handler, verbose=0)
         self.hosts: frozenset[str] = frozenset()
+        self.accepted = accepted
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
         return int(self.server_address[1])
+
+    def value(self, scope: str, key: str) -> bytes | None:
+        """Return what was left under a key, if anything was."""
+        with self.cache_lock:
+            found: bytes | None = self.cache.get(scope, {}).get(key)
+        return found
+
+    def keep(self, scope: str, key: str, value: bytes) -> None:
+        """Keep the first value of a key."""
+        with self.cache_lock:
+            self.cache.setdefault(scope, {}).setdefault(key, value)
 
     def open_to(self, places: Collection[Place], hosts: Collection[str]) -> None:
         """Hear the hosts of a world from now on.
@@ -67,9 +89,23 @@ class Server(RendezvousHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(address: str) -> Iterator[Server]:
-    """Serve a world that is still to be named with :meth:`Server.open_to`, on a local address."""
-    with Server(address) as server:
+def serving(address: str, port: int = 0, accepted: Callable[[bytes], bool] | None = None) -> Iterator[Server]:
+    """Serve a world that is still to be named with :meth:`Server.open_to`.
+
+    Parameters
+    ----------
+    address, port
+        Where to listen; 0 takes any free port.
+    accepted
+        Tells which values anybody may leave for all to read in the scope :data:`MEETING`; who has left
+        one is heard from then on. Without it nobody may.
+
+    Raises
+    ------
+    OSError
+        If it cannot listen there.
+    """
+    with Server(address, port, accepted) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="sparton-rendezvous", daemon=True)
         thread.start()
         try:
