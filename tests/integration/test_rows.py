@@ -83,6 +83,7 @@ def test_files_and_spark_give_the_same_set(spark: SparkSession, tmp_path: Path) 
 def test_which_way_is_taken(spark: SparkSession, tmp_path: Path) -> None:
     """Spark reads what pyarrow would read otherwise: other types in other files, columns that are in no file."""
     narrow, other = (pa.table({"x": pa.array(values, pa.int32()), "y": [1.0, 2.0]}) for values in ([1, 2], [3, 4]))
+    fixed = pa.list_(pa.float64(), 1)
     single = pa.table({"x": pa.array([3, 4], pa.int32()), "y": pa.array([3.0, 4.0], pa.float32())})
     cases: dict[str, tuple[dict[str, pa.Table], type]] = {
         "plain": ({"1": narrow, "2": other}, FileRows),
@@ -90,6 +91,7 @@ def test_which_way_is_taken(spark: SparkSession, tmp_path: Path) -> None:
         "types": ({"1": narrow, "2": single}, FrameRows),
         "missing": ({"1": narrow, "2": other.select(["x"])}, FrameRows),
         "folders": ({"y=5/1": narrow.select(["x"]), "y=6/1": other.select(["x"])}, FrameRows),
+        "arrays": ({"1": narrow, "2": other.append_column("v", pa.array([[1.0]] * 2, fixed))}, FileRows),
         "decimal": ({"1": narrow.set_column(1, "y", narrow.column("y").cast(pa.decimal128(5, 1)))}, FrameRows),
         "capital": ({"1": narrow, "2": other.rename_columns(["x", "Y"])}, FrameRows),
     }

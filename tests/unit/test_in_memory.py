@@ -23,7 +23,7 @@ from sparton.data.source_files import find_sources_here
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.sgd import bundle
-from sparton.sgd.feed import check_finite
+from sparton.sgd.arrays import check_finite
 from sparton.sgd.settings import KMeansSettings
 from sparton.sgd.train import train_rows
 from sparton.sgd.trainer import Trainer
