@@ -156,3 +156,18 @@ def test_python_gets_few_blobs_at_once(spark: SparkSession, tmp_path: Path, monk
     assert spark.conf.get(module.MAX_RECORDS) == before
     (part,) = partitions_of(sent, encoder)
     assert part.num_rows == census.counts.kept == 6 * ROWS
+
+
+def test_exchanges_that_overlap_leave_the_session_as_it_was(spark: SparkSession, tmp_path: Path) -> None:
+    found = stored(spark, tmp_path / "table", {"0": table(0)})
+    rows = rows_from(found, {"f0": Wanted("double", pa.float32())})
+    name = module.MAX_BYTES if int(spark.version.partition(".")[0]) >= 4 else module.MAX_RECORDS
+    before = spark.conf.get(name)
+    first, second = few_blobs_at_once(spark, rows), few_blobs_at_once(spark, rows)
+    first.__enter__()
+    lowered = spark.conf.get(name)
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert spark.conf.get(name) == lowered != before
+    second.__exit__(None, None, None)
+    assert spark.conf.get(name) == before
