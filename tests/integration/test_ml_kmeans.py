@@ -17,7 +17,6 @@ from pyspark.ml.linalg import Vectors
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import functions as F
 
-from sparton.data import exchange
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError
 from sparton.ml.kmeans import SGDKMeans, SGDKMeansModel
 from sparton.ml.possibilistic import PossibilisticCMeans
@@ -196,11 +195,10 @@ def test_cross_validation_finds_the_number_of_clusters(frame: DataFrame, tmp_pat
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("kind", [SGDKMeans, PossibilisticCMeans])
 def test_fits_at_the_same_time_are_those_one_after_the_other(
-    spark: SparkSession, frame: DataFrame, kind: type[Any], in_memory: bool
+    frame: DataFrame, kind: type[Any], in_memory: bool
 ) -> None:
     one = kind(k=3, maxIter=2, batchSize=50, featuresCol="list", inMemory=in_memory)
     maps = ParamGridBuilder().addGrid(one.seed, [1, 2]).build()
-    settings = {name: spark.conf.get(name, "") for name in (exchange.MAX_BYTES, exchange.MAX_RECORDS)}
     fits = one.fitMultiple(frame, maps)
     with ThreadPoolExecutor(2) as pool:
         found = dict(pool.map(lambda _: next(fits), maps))
@@ -208,7 +206,6 @@ def test_fits_at_the_same_time_are_those_one_after_the_other(
         expected = one.fit(frame, chosen)
         assert found[index].metrics["sizes"] == expected.metrics["sizes"]
         assert np.array_equal(found[index].clusterCenters(), expected.clusterCenters())
-    assert {name: spark.conf.get(name, "") for name in settings} == settings
 
 
 def test_nothing_is_left_in_the_work_folder(frame: DataFrame, tmp_path: Path) -> None:

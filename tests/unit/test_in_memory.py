@@ -127,6 +127,9 @@ def test_files_may_have_further_columns_and_other_orders(tmp_path: Path) -> None
     write(folder, "c.parquet", {"a": [40.0], "w": [1.0]})
     with pytest.raises(DataError, match=r"/t: c.parquet: missing column\(s\) b; found a, w"):
         read(folder, TableSettings(columns=("a", "b")))
+    (folder / "c.parquet").rename(folder / "0.parquet")
+    with pytest.raises(DataError, match=r"/t: 0.parquet: missing column\(s\) b; found a, w"):
+        read(folder, TableSettings(columns=("a", "b")))
 
 
 def test_numbers_are_what_spark_takes_for_such(tmp_path: Path) -> None:

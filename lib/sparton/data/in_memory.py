@@ -29,7 +29,7 @@ from sparton.data.quarantine import enforce_limit
 from sparton.data.quarantine_writer import Quarantine, duplicate_reason, quarantine_file
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, checksums, file_codes, require_unchanged
+from sparton.data.source_files import Source, by_path, checksums, file_codes, require_unchanged
 from sparton.data.table_encoder import ID, WEIGHT, TableEncoder
 from sparton.data.tables import encoder_of, feature_names, is_number, require_same_numbers, wanted_columns
 from sparton.errors import DataError
@@ -244,22 +244,36 @@ class _Filling:
 
 def _columns(folder: str, sources: Sequence[Source], settings: TableSettings, otherwise: str) -> pa.Schema:
     """Return the columns of the first file by name, which are those that Spark sees; all have those that are read."""
-    for source in sources:
+    schemas: dict[str, pa.Schema] = {}
+    for source in sorted(sources, key=by_path):
         if source.schema is None or "=" in source.path:
             found = "lies in a folder named column=value" if "=" in source.path else "has columns pyarrow cannot read"
             raise DataError(f"{folder}: {source.path} {found}; {otherwise}")
+        schemas[source.path] = source.schema
     require_same_numbers(folder, sources, settings)
-    ordered = sorted(sources, key=lambda source: source.path)
-    first, asked = ordered[0], _asked(ordered[0].schema, settings)
-    for source in {id(source.schema): source for source in reversed(ordered)}.values():  # most files share theirs
-        names = source.schema.names
-        twice = sorted({name for name in names if names.count(name) > 1})
+    first, columns = next(iter(schemas.items()))
+    asked = _asked(columns, settings)
+    several: dict[int, tuple[str, pa.Schema]] = {}  # most files share theirs
+    for path, schema in schemas.items():
+        several.setdefault(id(schema), (path, schema))
+    for path, schema in several.values():
+        twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
-            raise DataError(f"{folder}: {source.path} has several columns {', '.join(twice)}; give each its own name")
-        require_columns(names, asked, f"{folder}: {source.path}")
-        for name in asked:
-            _require_one_type(folder, name, source, first, otherwise)
-    return first.schema
+            raise DataError(f"{folder}: {path} has several columns {', '.join(twice)}; give each its own name")
+        require_columns(schema.names, asked, f"{folder}: {path}")
+        for field in map(schema.field, asked):
+            kind, expected = spark_type(field.type), columns.field(field.name).type
+            if kind is None:
+                raise DataError(
+                    f"{folder}: {path}: column {field.name} is {field.type}, which Spark alone reads; name other "
+                    f"columns (table.columns), or {otherwise}"
+                )
+            if kind != spark_type(expected):
+                raise DataError(
+                    f"{folder}: column {field.name} is {field.type} in {path} and {expected} in {first}; give it one "
+                    "type in all files, or name other columns (table.columns)"
+                )
+    return columns
 
 
 def _asked(schema: pa.Schema, settings: TableSettings) -> list[str]:
@@ -268,21 +282,6 @@ def _asked(schema: pa.Schema, settings: TableSettings) -> list[str]:
     if settings.columns is None and settings.array is None:
         named += [field.name for field in schema if is_number(field.type) and field.name not in named]
     return [name for name in named if name is not None]
-
-
-def _require_one_type(folder: str, name: str, source: Source, first: Source, otherwise: str) -> None:
-    """Check that pyarrow reads a column of a file as Spark does, and that it is what it is in the first file."""
-    found, expected = source.schema.field(name).type, first.schema.field(name).type
-    if spark_type(found) is None:
-        raise DataError(
-            f"{folder}: {source.path}: column {name} is {found}, which Spark alone reads; name other columns "
-            f"(table.columns), or {otherwise}"
-        )
-    if spark_type(found) != spark_type(expected):
-        raise DataError(
-            f"{folder}: column {name} is {found} in {source.path} and {expected} in {first.path}; give it one type in "
-            "all files, or name other columns (table.columns)"
-        )
 
 
 def _require_memory(folder: str, rows: int, features: int, otherwise: str) -> None:

@@ -192,6 +192,11 @@ def located(df: DataFrame) -> DataFrame:
         return df.withColumns({FILE: F.lit(None).cast("string"), ROW: F.lit(None).cast("long")})
 
 
+def by_path(source: Source) -> str:
+    """Return what files are in order by: Spark takes the columns of a table from the first one."""
+    return source.path
+
+
 def listed_files(paths: Sequence[str]) -> str:
     """Return the first of some paths, and how many more there are."""
     more = f" and {len(paths) - SHOWN_FILES} more" if len(paths) > SHOWN_FILES else ""

@@ -16,7 +16,15 @@ from sparton.data.prepare import write_set
 from sparton.data.rows import Wanted, rows_from, selected
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, StoredTable, checksums, file_codes, listed_files, require_unchanged
+from sparton.data.source_files import (
+    Source,
+    StoredTable,
+    by_path,
+    checksums,
+    file_codes,
+    listed_files,
+    require_unchanged,
+)
 from sparton.data.table_encoder import ARRAY, ID, TARGET, WEIGHT, TableEncoder
 from sparton.data.writing import Target
 from sparton.errors import DataError, UsageError
@@ -142,23 +150,22 @@ def require_same_numbers(folder: str, sources: Sequence[Source], settings: Table
     DataError
         Naming files and columns that differ.
     """
-    if settings.columns is not None or settings.array is not None:
+    schemas = {source.path: source.schema for source in sorted(sources, key=by_path) if source.schema is not None}
+    if not schemas or settings.columns is not None or settings.array is not None:
         return
     other = {settings.id, settings.target, settings.weight}
-    numbers: dict[int, set[str]] = {}  # of each schema; most files share theirs
-    known = sorted((source for source in sources if source.schema is not None), key=lambda source: source.path)
-    for source in known:
-        if id(source.schema) not in numbers:
-            numbers[id(source.schema)] = {field.name for field in source.schema if is_number(field.type)} - other
-    differing = [source for source in known if numbers[id(source.schema)] != numbers[id(known[0].schema)]]
+    several = {id(schema): schema for schema in schemas.values()}  # most files share theirs
+    numbers = {key: {field.name for field in schema if is_number(field.type)} for key, schema in several.items()}
+    found = {path: numbers[id(schema)] - other for path, schema in schemas.items()}
+    first = next(iter(found))
+    differing = [path for path, names in found.items() if names != found[first]]
     if differing:
-        expected, found = (numbers[id(source.schema)] for source in (known[0], differing[0]))
-        different = {"lacks": expected - found, "also has": found - expected}
+        different = {"lacks": found[first] - found[differing[0]], "also has": found[differing[0]] - found[first]}
         told = " and ".join(f"{verb} {', '.join(sorted(names))}" for verb, names in different.items() if names)
         raise DataError(
-            f"{folder}: {differing[0].path} {told}, compared with the numeric columns of {known[0].path} (files that "
-            f"differ: {listed_files([source.path for source in differing])}); name the columns that are the features "
-            "(table.columns), or give all files the same ones"
+            f"{folder}: {differing[0]} {told}, compared with the numeric columns of {first} (files that differ: "
+            f"{listed_files(differing)}); name the columns that are the features (table.columns), or give all files "
+            "the same ones"
         )
 
 

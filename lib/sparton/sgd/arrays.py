@@ -86,7 +86,7 @@ def check_finite(rows: Array) -> None:
 def _numbers(given: Any) -> Array | None:
     """Return what NumPy makes of values, those that are missing as NaN; None where lists are ragged."""
     if isinstance(given, np.ma.MaskedArray):
-        return given.astype(np.float64).filled(np.nan) if given.dtype.kind in "fiub" else given.filled()
+        return np.ma.filled(given.astype(np.float64), np.nan) if given.dtype.kind in "fiub" else given.data
     try:
         found = np.asarray(given)
     except ValueError:
