@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import scipy.sparse
 
@@ -38,7 +39,7 @@ WHOLE = np.random.default_rng(8).integers(0, 9, (60, 3)) + np.repeat([[0], [60],
 def test_all_arrays_of_numbers_are_rows(given: Any, kind: type) -> None:
     settings = KMeansSettings(n_clusters=3, batch_size=20, decay=0.9, seed=3)
     expected = fit(np.ascontiguousarray(WHOLE, kind), settings)
-    found = fit(given, settings, np.ones(60, np.uint8))
+    found = fit(given, settings, pd.Series(np.ones(60), dtype="Int64"))
     assert found.clusters.centers.tolist() == expected.clusters.centers.tolist()
     for one, other in zip(found.clusters.assign(given), expected.clusters.assign(WHOLE.astype(kind)), strict=True):
         assert one.tolist() == other.tolist()
@@ -62,6 +63,7 @@ def test_arrays_that_are_right_are_not_copied() -> None:
         (scipy.sparse.eye(3).tocsr(), r"object\[\]"),
         (pd.DataFrame({"a": [1.0, 2.0], "b": ["1", "2"]}), r"object\[2, 2\]"),
         (None, r"object\[\]"),
+        (pa.table({"a": [1.0, 2.0], "b": ["1", "2"]}), r"object\[2, 2\]"),
     ],
 )
 def test_rows_that_are_no_numbers_are_named(given: Any, found: str) -> None:

@@ -91,15 +91,18 @@ def _numbers(given: Any) -> Array | None:
         found = np.asarray(given)
     except ValueError:
         return None
-    return _of_pandas(given, found) if found.dtype == object and hasattr(given, "to_numpy") else found
+    return _of_pandas(given, found) if found.dtype == object else found
 
 
 def _of_pandas(given: Any, found: Array) -> Array:
     """Return columns of several types, or of such that may be missing, as float64, where all are numbers."""
-    from pandas.api.types import is_numeric_dtype  # takes a while, and is seldom needed
+    import pandas as pd  # takes a while, and is seldom needed
 
-    types = [given.dtype] if found.ndim == 1 else list(given.dtypes)
-    return given.to_numpy(np.float64, na_value=np.nan) if all(map(is_numeric_dtype, types)) else found
+    if not isinstance(given, pd.DataFrame | pd.Series):
+        return found
+    types = [given.dtype] if isinstance(given, pd.Series) else list(given.dtypes)
+    numeric = all(map(pd.api.types.is_numeric_dtype, types))
+    return given.to_numpy(np.float64, na_value=np.nan) if numeric else found
 
 
 def _as_floats(found: Array) -> Array:

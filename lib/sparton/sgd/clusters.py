@@ -77,7 +77,7 @@ class Clusters:
 
     def two_nearest(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Return the distances of rows to the nearest and the next centroid, float32 [n, 2]; k is at least 2."""
-        rows = self._checked(rows)
+        rows = as_rows(rows)
         found = np.empty((len(rows), 2), np.float32)
         for part in _parts(len(rows)):
             found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
@@ -123,7 +123,7 @@ class PossibilisticClusters(Clusters):
 
     def two_nearest(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Return the two smallest distances in units of the clusters' widths, float32 [n, 2]; k is at least 2."""
-        rows = self._checked(rows)
+        rows = as_rows(rows)
         found = np.empty((len(rows), 2), np.float32)
         for part in _parts(len(rows)):
             found[part] = np.partition(self.distances(rows[part]) / np.sqrt(self.widths), 1, axis=1)[:, :2]
