@@ -154,7 +154,7 @@ def _faiss_methods(rows: Array, k: int, seed: int, first: Array, iterations: int
 
 def first_centroids(rows: Array, settings: KMeansSettings) -> NDArray[np.float64]:
     """Return where our training starts, float64 [k, d] in the units of the rows."""
-    feed = ArrayFeed(Connection.local().world, rows, settings.batch_size, settings.seed)
+    feed = ArrayFeed.of(Connection.local().world, rows, settings.batch_size, settings.seed)
     sample = list(feed.sample(settings.sample_rows))
     origin = Coordinates.of(rows.mean(axis=0, dtype=np.float64).tolist(), None)
     method = KMeans(settings, origin, feed.steps, settings.batch_size)

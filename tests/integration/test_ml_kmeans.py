@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pyspark.sql import functions as F
 
 from sparton.errors import ConfigError, DataError, TrainingError, UsageError
 from sparton.ml.kmeans import SGDKMeans, SGDKMeansModel
+from sparton.ml.possibilistic import PossibilisticCMeans
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -176,13 +178,34 @@ def test_it_is_a_stage_of_pipelines(frame: DataFrame, tmp_path: Path) -> None:
     assert isinstance(Pipeline.load(str(tmp_path / "unfitted")).getStages()[-1], SGDKMeans)
 
 
-def test_cross_validation_finds_the_number_of_clusters(frame: DataFrame) -> None:
-    one = estimator(maxIter=3)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_cross_validation_finds_the_number_of_clusters(frame: DataFrame, tmp_path: Path, in_memory: bool) -> None:
+    """Two fits at a time, each in a folder of its own."""
+    one = estimator(maxIter=3, inMemory=in_memory, workFolder=str(tmp_path))
     grid = ParamGridBuilder().addGrid(one.k, [2, 3]).build()
-    found = CrossValidator(estimator=one, estimatorParamMaps=grid, evaluator=ClusteringEvaluator(), numFolds=2, seed=1)
+    found = CrossValidator(
+        estimator=one, estimatorParamMaps=grid, evaluator=ClusteringEvaluator(), numFolds=2, seed=1, parallelism=2
+    )
     fitted = found.fit(frame)
     assert len(fitted.bestModel.clusterCenters()) == 3
     assert fitted.avgMetrics[1] > 0.9 > fitted.avgMetrics[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("kind", [SGDKMeans, PossibilisticCMeans])
+def test_fits_at_the_same_time_are_those_one_after_the_other(
+    frame: DataFrame, kind: type[Any], in_memory: bool
+) -> None:
+    one = kind(k=3, maxIter=2, batchSize=50, featuresCol="list", inMemory=in_memory)
+    maps = ParamGridBuilder().addGrid(one.seed, [1, 2]).build()
+    fits = one.fitMultiple(frame, maps)
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(pool.map(lambda _: next(fits), maps))
+    for index, chosen in enumerate(maps):
+        expected = one.fit(frame, chosen)
+        assert found[index].metrics["sizes"] == expected.metrics["sizes"]
+        assert np.array_equal(found[index].clusterCenters(), expected.clusterCenters())
 
 
 def test_nothing_is_left_in_the_work_folder(frame: DataFrame, tmp_path: Path) -> None:

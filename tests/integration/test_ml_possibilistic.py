@@ -121,7 +121,7 @@ def test_a_pipeline_with_it_is_tuned_written_and_read(frame: DataFrame, tmp_path
     grid = ParamGridBuilder().addGrid(one.k, [2, 3]).build()
     clouds = frame.where(F.col("row") < ROWS)
     found = CrossValidator(
-        estimator=pipeline, estimatorParamMaps=grid, evaluator=ClusteringEvaluator(), numFolds=2, seed=1
+        estimator=pipeline, estimatorParamMaps=grid, evaluator=ClusteringEvaluator(), numFolds=2, seed=1, parallelism=2
     )
     fitted = found.fit(clouds)
     best = fitted.bestModel

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +17,7 @@ from sparton.config import load_config
 from sparton.errors import DataError, UsageError
 from sparton.pipeline import PipelineSettings
 from sparton.sgd import bundle
+from tests.parquet import write_fixed
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 1200
@@ -110,3 +113,36 @@ def test_nothing_is_published_of_what_cannot_be_used(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "less" / "0.parquet")
     with pytest.raises(DataError, match=r"missing column\(s\) b"):
         pipeline.assign(settings, input=str(tmp_path / "less"))
+
+
+def test_files_that_differ_are_read_alike_by_all_stages(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Arrays of a fixed size with nulls, a file with a further column in another order, and files that are no data."""
+    frame = clouds(tmp_path / "frame")
+    values: list[Any] = frame[["a", "b"]].to_numpy().tolist()
+    values[3], values[700], values[701] = None, [1.0, None], [float("nan"), 1.0]
+    arrays = pa.array(values, pa.list_(pa.float64()))
+    (tmp_path / "t").mkdir()
+    first = {"k": frame["k"][:600], "v": arrays[:600], "more": [1.0] * 600}
+    write_fixed(tmp_path / "t" / "0.parquet", first, {"v": pa.list_(pa.float64(), 2)}, 100)
+    pq.write_table(pa.table({"v": arrays[600:], "k": frame["k"][600:]}), tmp_path / "t" / "1.parquet")
+    (tmp_path / "t" / "notes.txt").write_text("no data")
+    (tmp_path / "t" / "_SUCCESS").touch()
+    table, of_array = str(tmp_path / "t"), ["table.columns=null", "table.array=v", "table.length=2", "table.id=k"]
+    settings = settings_in(tmp_path / "w", "table.target=null", *of_array)
+    rejected = {"null": 2, "not_finite": 1}
+    results = [stage(settings, input=table) for stage in (pipeline.prepare, pipeline.cluster, pipeline.assign)]
+    assert [result.summary["rejected"] for result in results] == [rejected] * 3
+    places = [
+        sorted(pq.read_table(storage.join(result.output, "_quarantine")).column("jet_id").to_pylist())
+        for result in results
+    ]
+    assert places == [[3 * 7, 700 * 7, 701 * 7]] * 3
+    assert pipeline.evaluate(settings, table=table).summary["all rows"] == ROWS - 3
+    warnings = [message for message in caplog.messages if "passed over" in message]
+    assert len(warnings) == 4
+    assert all(warning.endswith("end in .parquet: notes.txt") for warning in warnings)
+
+    every = settings_in(tmp_path / "every", "table.target=null", "table.columns=null")
+    for stage in (pipeline.prepare, pipeline.cluster):
+        with pytest.raises(DataError, match=r"1.parquet lacks more, .* of 0.parquet .*\(table.columns\)"):
+            stage(every, input=table)

@@ -83,6 +83,7 @@ def test_files_and_spark_give_the_same_set(spark: SparkSession, tmp_path: Path) 
 def test_which_way_is_taken(spark: SparkSession, tmp_path: Path) -> None:
     """Spark reads what pyarrow would read otherwise: other types in other files, columns that are in no file."""
     narrow, other = (pa.table({"x": pa.array(values, pa.int32()), "y": [1.0, 2.0]}) for values in ([1, 2], [3, 4]))
+    fixed = pa.list_(pa.float64(), 1)
     single = pa.table({"x": pa.array([3, 4], pa.int32()), "y": pa.array([3.0, 4.0], pa.float32())})
     cases: dict[str, tuple[dict[str, pa.Table], type]] = {
         "plain": ({"1": narrow, "2": other}, FileRows),
@@ -90,6 +91,7 @@ def test_which_way_is_taken(spark: SparkSession, tmp_path: Path) -> None:
         "types": ({"1": narrow, "2": single}, FrameRows),
         "missing": ({"1": narrow, "2": other.select(["x"])}, FrameRows),
         "folders": ({"y=5/1": narrow.select(["x"]), "y=6/1": other.select(["x"])}, FrameRows),
+        "arrays": ({"1": narrow, "2": other.append_column("v", pa.array([[1.0]] * 2, fixed))}, FileRows),
         "decimal": ({"1": narrow.set_column(1, "y", narrow.column("y").cast(pa.decimal128(5, 1)))}, FrameRows),
         "capital": ({"1": narrow, "2": other.rename_columns(["x", "Y"])}, FrameRows),
     }
@@ -154,3 +156,18 @@ def test_python_gets_few_blobs_at_once(spark: SparkSession, tmp_path: Path, monk
     assert spark.conf.get(module.MAX_RECORDS) == before
     (part,) = partitions_of(sent, encoder)
     assert part.num_rows == census.counts.kept == 6 * ROWS
+
+
+def test_exchanges_that_overlap_leave_the_session_as_it_was(spark: SparkSession, tmp_path: Path) -> None:
+    found = stored(spark, tmp_path / "table", {"0": table(0)})
+    rows = rows_from(found, {"f0": Wanted("double", pa.float32())})
+    name = module.MAX_BYTES if int(spark.version.partition(".")[0]) >= 4 else module.MAX_RECORDS
+    before = spark.conf.get(name)
+    first, second = few_blobs_at_once(spark, rows), few_blobs_at_once(spark, rows)
+    first.__enter__()
+    lowered = spark.conf.get(name)
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert spark.conf.get(name) == lowered != before
+    second.__exit__(None, None, None)
+    assert spark.conf.get(name) == before

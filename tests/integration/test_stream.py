@@ -24,7 +24,7 @@ from sparton import lease, pipeline
 from sparton.config import load_config
 from sparton.data.settings import TableSettings
 from sparton.distributed import checkpoint
-from sparton.errors import ConfigError, DataError, UsageError
+from sparton.errors import ConfigError, DataError, TrainingError, UsageError
 from sparton.ml.kmeans import SGDKMeansModel
 from sparton.ml.stream_rows import encoder_of, projected, reduced, sample, sums
 from sparton.ml.streaming import StreamClustering
@@ -297,6 +297,33 @@ def test_possibilistic_clusters_wait_for_rows_and_follow(tmp_path: Path, spark: 
     found = bundle.load(str(tmp_path / "model"))
     assert found.kind == "pcm"
     assert 4 <= len(found.centroids) <= 6
+
+
+def test_clusters_that_have_all_died_end_the_stream_and_what_there_was_is_kept(
+    tmp_path: Path, spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ["cluster.method=pcm", "stream.start_after=100", "stream.half_life=0.06", "stream.publish_every=1"]
+    overrides += ["cluster.scaling=standard"]
+    for number in range(2):
+        arrive(tmp_path / "table", number)
+    follow(tmp_path, *overrides)
+    before = bundle.load(str(tmp_path / "model"))
+    arrive(tmp_path / "table", 2, rows_of(2).set_column(0, "a", pa.array(np.linspace(1e6, 1e6 + 9, ROWS))))
+    arrive(tmp_path / "table", 3, rows_of(3).set_column(0, "a", pa.array(np.linspace(1e6, 1e6 + 9, ROWS))))
+    for _ in range(2):  # it is the same when it is begun again
+        with pytest.raises(
+            TrainingError,
+            match=r"batch 3: all \d clusters have died: .* moved away .*cluster.gamma_factor\)\. Kept: the state of "
+            r"batch 2 \(.*stream\) and the bundle published last \(.*model\)\. Begin anew with another state folder",
+        ):
+            follow(tmp_path, *overrides)
+    assert "batch 2: typicalities are next to 0 in all clusters" in caplog.text
+    assert kept(tmp_path)[1]["step"] == 2
+    assert bundle.load(str(tmp_path / "model")).centroids == before.centroids
+    (tmp_path / "now").mkdir()
+    shutil.copy(tmp_path / "table" / "3.parquet", tmp_path / "now")
+    folders = {"input": str(tmp_path / "now"), "state": str(tmp_path / "other")}
+    assert follow(tmp_path, *overrides, **folders).summary["batches"] == 1
 
 
 def test_bad_rows_are_set_aside_and_too_many_stop_the_stream(tmp_path: Path, spark: SparkSession) -> None:

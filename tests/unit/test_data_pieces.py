@@ -25,6 +25,7 @@ from sparton.data.pieces import (
     split_pieces,
 )
 from sparton.errors import DataError
+from tests.parquet import write_fixed
 
 GROUPS = st.lists(st.builds(RowGroup, st.integers(0, 1000), st.integers(1, 3 * MIN_TASK_BYTES)), max_size=6)
 
@@ -84,12 +85,30 @@ def test_values_are_rounded_and_places_counted(tmp_path: Path) -> None:
 
 def test_types_that_spark_reads_otherwise_are_none() -> None:
     assert spark_type(pa.list_(pa.float64())) == ArrayType(DoubleType())
+    assert spark_type(pa.list_(pa.float64(), 3)) == ArrayType(DoubleType())
+    assert spark_type(pa.fixed_shape_tensor(pa.float64(), (3,))) == ArrayType(DoubleType())
     assert spark_type(pa.uint16()) == IntegerType()
     assert spark_type(pa.dictionary(pa.int8(), pa.string())) == StringType()
     for kind in (pa.uint64(), pa.decimal128(10, 2), pa.float16(), pa.bool_(), pa.list_(pa.binary())):
         assert spark_type(kind) is None
         assert spark_schema(pa.schema([pa.field("a", pa.int32()), pa.field("b", kind)])) is None
     assert spark_schema(pa.schema([pa.field("a", pa.int32()), pa.field("A", pa.int32())])) is None
+
+
+def test_lists_of_a_fixed_size_are_read_as_lists(tmp_path: Path) -> None:
+    """Of pyarrow's own, of tensors, and with nulls in their place, which only others write."""
+    path, values = tmp_path / "a.parquet", [[1.5, 2.25], None, [3.0, None], [float("nan"), 1e300]]
+    write_fixed(path, {"v": pa.array(values, pa.list_(pa.float64()))}, {"v": pa.list_(pa.float64(), 2)})
+    assert pa.types.is_fixed_size_list(pq.read_schema(path).field("v").type)
+    to = {"v": Read("v", pa.list_(pa.float32()))}
+    for batch_rows in (1, 3):
+        read = pa.Table.from_batches(list(read_piece(whole(path, batch_rows), to))).column("v")
+        assert str(read.to_pylist()) == "[[1.5, 2.25], None, [3.0, None], [nan, inf]]"
+    sound = pa.array([[1.5, 2.25], [3.0, None]], pa.list_(pa.float64(), 2))
+    tensor = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float64(), (2,)), sound)
+    pq.write_table(pa.table({"v": sound, "t": tensor, "name": ["x", "y"]}), path)
+    (batch,) = read_piece(whole(path), {name: Read(name, pa.list_(pa.float32())) for name in ("v", "t")})
+    assert batch.column("v").to_pylist() == batch.column("t").to_pylist() == sound.to_pylist()
 
 
 def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path) -> None:

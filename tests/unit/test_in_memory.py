@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from sparton.data.source_files import find_sources_here
 from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.sgd import bundle
-from sparton.sgd.feed import check_finite
+from sparton.sgd.arrays import check_finite
 from sparton.sgd.settings import KMeansSettings
 from sparton.sgd.train import train_rows
 from sparton.sgd.trainer import Trainer
+from tests.parquet import write_fixed
 
 KEPT = TableSettings(max_rejected=1.0)
 
@@ -82,6 +84,95 @@ def test_an_array_column_holds_all_features(tmp_path: Path) -> None:
         assert (named.columns, named.array, named.length, named.id) == (*expected, "k")
 
 
+def test_arrays_of_a_fixed_size_are_read_as_any_and_their_nulls_set_aside(tmp_path: Path) -> None:
+    values: list[Any] = [[float(row), -float(row)] for row in range(300)]
+    values[7], values[150], values[299] = None, [1.0, None], [float("nan"), 1.0]
+    kinds = {"v": pa.list_(pa.float64(), 2)}
+    (tmp_path / "t").mkdir()
+    write_fixed(tmp_path / "t" / "0.parquet", {"v": pa.array(values, pa.list_(pa.float64()))}, kinds, 100)
+    write(tmp_path / "t", "1.parquet", {"v": pa.array(values[:5], pa.list_(pa.float64(), 2)), "name": ["x"] * 5})
+    write(tmp_path / "t", "2.parquet", {"v": pa.array(values[8:11], pa.list_(pa.float64()))})
+    found = read(tmp_path / "t", KEPT.model_copy(update={"array": "v", "length": 2}))
+    good = [row for number, row in enumerate(values) if number not in (7, 150, 299)]
+    assert sorted(found.rows.tolist()) == sorted(good + values[:5] + values[8:11])
+    assert found.counts.rejected == {"null": 2, "not_finite": 1}
+    assert sorted(rejected(tmp_path / "t")["row"]) == [7, 150, 299]
+
+
+def test_files_may_have_further_columns_and_other_orders(tmp_path: Path) -> None:
+    """The named ones are enough; where none is named, those of numbers are the same in all files."""
+    folder = tmp_path / "t"
+    write(folder, "a.parquet", {"b": [1.0, 2.0], "a": [10.0, 20.0], "w": [1.0, 1.0]})
+    write(folder, "b.parquet", {"name": ["x"], "w": [2.0], "a": [30.0], "b": [3.0]})
+    expected = {(1.0, 10.0), (2.0, 20.0), (3.0, 30.0)}
+    found = read(folder, TableSettings(weight="w"))
+    assert found.names == ("b", "a")  # those of the file whose name comes first, as Spark has them
+    assert set(map(tuple, found.rows.tolist())) == expected
+    write(folder, "c.parquet", {"a": [40.0], "more": [0], "w": [1.0], "b": [4.0]})
+    write(folder, "d.parquet", {"a": [50.0], "more": [0], "w": [1.0], "b": [5.0]})
+    found = read(folder, TableSettings(columns=("b", "a"), weight="w"))
+    assert set(map(tuple, found.rows.tolist())) == expected | {(4.0, 40.0), (5.0, 50.0)}
+    with pytest.raises(
+        DataError,
+        match=r"c.parquet also has more, compared .* of a.parquet \(files that differ: c.parquet, d.parquet\); "
+        r"name the columns .*\(table.columns\)",
+    ):
+        read(folder, TableSettings(weight="w"))
+    write(folder, "c.parquet", {"a": [40.0], "b": ["4"], "w": [1.0]})
+    (folder / "d.parquet").unlink()
+    with pytest.raises(DataError, match=r"c.parquet lacks b, compared with the numeric columns of a.parquet"):
+        read(folder, TableSettings(weight="w"))
+    with pytest.raises(DataError, match=r"column b is string in c.parquet and double in a.parquet"):
+        read(folder, TableSettings(columns=("a", "b")))
+    write(folder, "c.parquet", {"a": [40.0], "w": [1.0]})
+    with pytest.raises(DataError, match=r"/t: c.parquet: missing column\(s\) b; found a, w"):
+        read(folder, TableSettings(columns=("a", "b")))
+    (folder / "c.parquet").rename(folder / "0.parquet")
+    with pytest.raises(DataError, match=r"/t: 0.parquet: missing column\(s\) b; found a, w"):
+        read(folder, TableSettings(columns=("a", "b")))
+
+
+def test_numbers_are_what_spark_takes_for_such(tmp_path: Path) -> None:
+    """Categories of whole numbers are stored as these, tensors as arrays."""
+    kind = pd.Series([3, 5, 3]).astype("category")
+    tensor = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.float64(), (1,)), pa.array([[1.0]] * 3, pa.list_(pa.float64(), 1))
+    )
+    write(tmp_path / "t", "0.parquet", {"kind": pa.array(kind), "v": tensor, "a": [1.0, 2.0, 4.0]})
+    found = read(tmp_path / "t")
+    assert found.names == ("kind", "a")
+    assert found.rows.tolist() == [[3, 1], [5, 2], [3, 4]]
+    assert read(tmp_path / "t", TableSettings(array="v", length=1)).rows.tolist() == [[1], [1], [1]]
+
+
+def test_files_that_are_not_named_as_parquet_are_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "t"
+    for name in ("0.parquet", "1.PARQ", "part-2"):
+        write(folder, name, {"a": [1.0, 2.0]})
+    for name in ("_SUCCESS", ".0.parquet.crc", "_temporary"):
+        (folder / name).write_bytes(b"hidden")
+    assert read(folder).counts.read == 6
+    assert not caplog.messages
+    shutil.copy(folder / "0.parquet", folder / "saved.parquet.bak")
+    for name in ("notes.txt", "table.csv", "z.json"):
+        (folder / name).write_text("a\n1\n")
+    assert read(folder).counts.read == 6
+    (warning,) = caplog.messages
+    expected = (
+        "passed over, since names of Parquet files end in .parquet: notes.txt, saved.parquet.bak, table.csv and 1"
+    )
+    assert expected in warning
+    (folder / "3.parquet").write_text("a\n1\n")
+    with pytest.raises(DataError, match=r"3.parquet: not readable as Parquet"):
+        read(folder)
+    for name in ("0.parquet", "1.PARQ", "part-2", "3.parquet"):
+        (folder / name).unlink()
+    with pytest.raises(DataError, match=r"no files in it but notes.txt, .* and 1 more; expected a table of Parquet"):
+        read(folder)
+
+
 def test_broken_and_repeated_rows_are_set_aside_with_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +221,7 @@ def test_what_cannot_be_read_as_it_is_names_the_way_out(tmp_path: Path, monkeypa
         read(folder)
     monkeypatch.undo()
     write(folder, "1.parquet", {"a": [1, 2]})
-    with pytest.raises(DataError, match=r"different columns \(a \w+ and a \w+\); give all the same ones .*prepare"):
+    with pytest.raises(DataError, match=r"column a is int64 in 1.parquet and double in 0.parquet; give it one type"):
         read(folder)
     (folder / "1.parquet").unlink()
     write(folder / "day=1", "0.parquet", {"a": [1.0]})

@@ -129,7 +129,7 @@ def test_batches_of_a_training_give_what_the_trainer_gives(method: str, batch_si
     settings = kind(n_clusters=3, epochs=1, batch_size=batch_size, decay=0.9, **changes)
     following, rows = online(settings), clouds(90)
     begin = model_at(following, CENTERS + 0.5)
-    feed = ArrayFeed(Connection.local().world, rows, batch_size, seed=4)
+    feed = ArrayFeed.of(Connection.local().world, rows, batch_size, seed=4)
 
     class Begun:
         """The method, with a given start."""
@@ -210,6 +210,29 @@ def test_first_centroids_are_at_the_clouds_in_frozen_units(cluster: ClusterSetti
     assert np.abs(found - expected).max(axis=0) == pytest.approx(0, abs=100)
     assert later.inputs == model.inputs
     assert all(not np.any(total) for total in model.totals)
+
+
+def test_possibilistic_clusters_die_once_nothing_of_their_rows_is_remembered() -> None:
+    following = online(PossibilisticSettings(n_clusters=3, precision="float64"), half_life=0.1)
+    model, step = take(following, model_at(following, CENTERS), clouds(60))
+    assert not following.fits_none(step)
+    for _ in range(3):  # 2^-10 is remembered of what came before
+        following.check_alive(model)
+        model, step = take(following, model, clouds(60) + np.float32(1e3))
+        assert following.fits_none(step)
+        assert np.allclose(model.state.centroids, CENTERS, atol=0.5)
+    with pytest.raises(
+        TrainingError, match=r"all 3 clusters have died: .* sums up to \S+e-08 in the largest, over .* 60"
+    ):
+        following.check_alive(model)
+    lasting = online(PossibilisticSettings(n_clusters=3, precision="float64"))
+    model, step = take(lasting, model_at(lasting, CENTERS), clouds(60) + np.float32(1e3))
+    assert lasting.fits_none(step)
+    lasting.check_alive(model)
+    of_kmeans = online()
+    model, step = take(of_kmeans, model_at(of_kmeans, CENTERS), clouds(60) + np.float32(1e3))
+    assert not of_kmeans.fits_none(step)
+    of_kmeans.check_alive(model)
 
 
 def test_rows_without_any_width_are_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,7 @@ def few_blobs_at_once(spark: SparkSession, rows: Rows) -> Iterator[None]:
     """Let Spark hand few blobs at a time to Python while an exchange runs, for the sake of the JVM's memory.
 
     Spark 3.5 knows only a number of rows, which would hold for rows of a DataFrame too: there they stay as they are.
+    Exchanges of several threads, as of models that are fitted at the same time, may overlap.
     """
     if int(spark.version.partition(".")[0]) >= 4:
         name, value = MAX_BYTES, HANDED_BLOBS * BLOB_BYTES
@@ -74,12 +76,38 @@ def few_blobs_at_once(spark: SparkSession, rows: Rows) -> Iterator[None]:
     else:
         yield
         return
-    before = spark.conf.get(name)
-    spark.conf.set(name, str(value))
+    _LOWERED.enter(spark, name, value)
     try:
         yield
     finally:
-        spark.conf.set(name, str(before))
+        _LOWERED.leave(spark, name)
+
+
+class _Lowered:
+    """Settings of sessions, each held from the first who asks to the last who ends, and then as it was."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[tuple[int, str], tuple[int, str]] = {}  # by session and name: holders, value before
+
+    def enter(self, spark: SparkSession, name: str, value: int) -> None:
+        with self._lock:
+            holders, before = self._held.get((id(spark), name), (0, ""))
+            if not holders:
+                before = str(spark.conf.get(name))
+                spark.conf.set(name, str(value))
+            self._held[id(spark), name] = holders + 1, before
+
+    def leave(self, spark: SparkSession, name: str) -> None:
+        with self._lock:
+            holders, before = self._held.pop((id(spark), name))
+            if holders > 1:
+                self._held[id(spark), name] = holders - 1, before
+            else:
+                spark.conf.set(name, before)
+
+
+_LOWERED = _Lowered()
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from sparton.data.manifest import Counts
 from sparton.data.pieces import Piece, Read, read_piece, spark_name, spark_type, split_pieces
 from sparton.data.quarantine import enforce_limit
 from sparton.data.quarantine_writer import Quarantine, duplicate_reason, quarantine_file
+from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, checksums, file_codes, require_unchanged
+from sparton.data.source_files import Source, by_path, checksums, file_codes, require_unchanged
 from sparton.data.table_encoder import ID, WEIGHT, TableEncoder
-from sparton.data.tables import encoder_of, feature_names, wanted_columns
+from sparton.data.tables import encoder_of, feature_names, is_number, require_same_numbers, wanted_columns
 from sparton.errors import DataError
 
 ROW_BYTES = 40
@@ -103,11 +104,12 @@ def read_rows(
     Raises
     ------
     DataError
-        If files differ in their columns, a column is missing or not numeric, the rows do not fit into memory, too many
-        are rejected or none is left, or a file is damaged.
+        If a column is missing in a file, not numeric or of several types, none is named and files differ in their
+        numeric ones, the rows do not fit into memory, too many are rejected or none is left, or a file is damaged.
     """
-    columns = _columns(folder, sources, otherwise)
-    schema = _readable(folder, columns, settings, otherwise)
+    columns = _columns(folder, sources, settings, otherwise)
+    types = {field.name: spark_type(field.type) for field in columns}
+    schema = StructType([StructField(name, kind) for name, kind in types.items() if kind is not None])
     names = feature_names(schema, settings)
     encoder = encoder_of(names, settings, {} if settings.id else file_codes(folder, sources))
     wanted = wanted_columns(schema, encoder)
@@ -240,47 +242,46 @@ class _Filling:
         return pa.RecordBatch.from_arrays(columns, [ID, FILE, ROW])
 
 
-def _columns(folder: str, sources: Sequence[Source], otherwise: str) -> pa.Schema:
-    """Return the columns that all files have."""
-    first = sources[0]
-    names = first.schema.names if first.schema is not None else []
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{folder}: {first.path} has several columns {', '.join(twice)}; give each a name of its own")
-    for source in sources:
+def _columns(folder: str, sources: Sequence[Source], settings: TableSettings, otherwise: str) -> pa.Schema:
+    """Return the columns of the first file by name, which are those that Spark sees; all have those that are read."""
+    schemas: dict[str, pa.Schema] = {}
+    for source in sorted(sources, key=by_path):
         if source.schema is None or "=" in source.path:
             found = "lies in a folder named column=value" if "=" in source.path else "has columns pyarrow cannot read"
             raise DataError(f"{folder}: {source.path} {found}; {otherwise}")
-        if source.schema != first.schema:
-            raise DataError(
-                f"{folder}: {source.path} and {first.path} have different columns "
-                f"({_listed(source.schema)} and {_listed(first.schema)}); give all the same ones in one order, or, "
-                f"where some only have more of them, {otherwise}"
-            )
-    assert first.schema is not None
-    return first.schema
+        schemas[source.path] = source.schema
+    require_same_numbers(folder, sources, settings)
+    first, columns = next(iter(schemas.items()))
+    asked = _asked(columns, settings)
+    several: dict[int, tuple[str, pa.Schema]] = {}  # most files share theirs
+    for path, schema in schemas.items():
+        several.setdefault(id(schema), (path, schema))
+    for path, schema in several.values():
+        twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if twice:
+            raise DataError(f"{folder}: {path} has several columns {', '.join(twice)}; give each its own name")
+        require_columns(schema.names, asked, f"{folder}: {path}")
+        for field in map(schema.field, asked):
+            kind, expected = spark_type(field.type), columns.field(field.name).type
+            if kind is None:
+                raise DataError(
+                    f"{folder}: {path}: column {field.name} is {field.type}, which Spark alone reads; name other "
+                    f"columns (table.columns), or {otherwise}"
+                )
+            if kind != spark_type(expected):
+                raise DataError(
+                    f"{folder}: column {field.name} is {field.type} in {path} and {expected} in {first}; give it one "
+                    "type in all files, or name other columns (table.columns)"
+                )
+    return columns
 
 
-def _readable(folder: str, columns: pa.Schema, settings: TableSettings, otherwise: str) -> StructType:
-    """Return the columns that pyarrow reads as Spark does, as Spark has them, which all that are asked for must be."""
-    types = {field.name: spark_type(field.type) for field in columns}
-    asked = {settings.array, settings.id, settings.target, settings.weight, *(settings.columns or ())}
-    every = settings.columns is None and settings.array is None  # numeric columns that nobody has named
-    for field in columns:
-        if types[field.name] is None and (field.name in asked or (every and _is_number(field.type))):
-            raise DataError(
-                f"{folder}: column {field.name} is {field.type}, which Spark alone reads; name other "
-                f"columns (table.columns), or {otherwise}"
-            )
-    return StructType([StructField(name, kind) for name, kind in types.items() if kind is not None])
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_decimal(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-def _listed(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)
+def _asked(schema: pa.Schema, settings: TableSettings) -> list[str]:
+    """Return the columns that are read."""
+    named = [settings.array, settings.id, settings.target, settings.weight, *(settings.columns or ())]
+    if settings.columns is None and settings.array is None:
+        named += [field.name for field in schema if is_number(field.type) and field.name not in named]
+    return [name for name in named if name is not None]
 
 
 def _require_memory(folder: str, rows: int, features: int, otherwise: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import IO, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -38,6 +39,12 @@ BATCH_BYTES = 4 << 20
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 512, 65_536
 URL_CHARACTERS = "/:!$&'()*+,;=@~"
 """What stays as it is in the URLs of files."""
+
+MAGIC = b"PAR1"
+"""What Parquet files begin and end with."""
+
+ARROW_TYPES, NO_ARROW_TYPES = b"\x0cARROW:schema", b"\x0cARROW.schema"
+"""The key, after its length, under which footers hold the types that Arrow had, and one that nothing looks for."""
 
 SPARK_TYPES: dict[pa.DataType, DataType] = {
     pa.int8(): ByteType(),
@@ -92,7 +99,9 @@ def spark_name(path: str) -> str:
 
 def spark_type(found: pa.DataType) -> DataType | None:
     """Return what Spark makes of an Arrow type in a Parquet file; None where the two do not read it alike."""
-    if pa.types.is_list(found) or pa.types.is_large_list(found):
+    if isinstance(found, pa.BaseExtensionType):
+        return spark_type(found.storage_type)
+    if pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found):
         inner = spark_type(found.value_type)
         return None if inner is None else ArrayType(inner)
     if pa.types.is_dictionary(found):
@@ -165,6 +174,8 @@ def read_piece(
         with storage.open_input(piece.path) as stream:
             source = pq.ParquetFile(stream)
             _require_same(source, piece, columns)
+            if any(_is_of_arrow(source.schema_arrow.field(read.name).type) for read in columns.values()):
+                source = pq.ParquetFile(stream, metadata=_of_parquet(stream))
             names = list(dict.fromkeys(read.name for read in columns.values()))
             first, url = piece.first_row, piece.url
             for batch in source.iter_batches(piece.batch_rows, list(piece.groups), names, use_threads=False):
@@ -205,6 +216,23 @@ def _require_same(source: pq.ParquetFile, piece: Piece, columns: Mapping[str, Re
     same = known and piece.group_rows == tuple(metadata.row_group(number).num_rows for number in piece.groups)
     if not same or any(source.schema_arrow.get_field_index(read.name) < 0 for read in columns.values()):
         raise DataError(f"{piece.path}: it was replaced while it was read; run it again")
+
+
+def _is_of_arrow(found: pa.DataType) -> bool:
+    """Tell whether a type is one that Parquet has not: the file has lists, or what the type is stored as."""
+    return pa.types.is_fixed_size_list(found) or isinstance(found, pa.BaseExtensionType)
+
+
+def _of_parquet(stream: IO[bytes]) -> pq.FileMetaData:
+    """Return a file's footer without the types that Arrow had, so that the columns are those that Spark sees.
+
+    Of lists of a fixed size pyarrow reads no null, although others write such: as the lists that they are, it does.
+    """
+    end = stream.seek(-len(MAGIC) - 4, os.SEEK_END)
+    size = int.from_bytes(stream.read(4), "little")
+    stream.seek(end - size)
+    footer = stream.read(size).replace(ARROW_TYPES, NO_ARROW_TYPES)
+    return pq.read_metadata(pa.BufferReader(b"".join((MAGIC, footer, size.to_bytes(4, "little"), MAGIC))))
 
 
 def _cast(column: pa.Array, to: pa.DataType) -> pa.Array:

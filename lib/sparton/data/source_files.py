@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,12 @@ Value = TypeVar("Value")
 
 HIDDEN = ("_", ".")  # Spark does not read names that start so
 
+ENDINGS = (".parquet", ".parq", ".pq")
+"""How names of Parquet files end, unless they have no ending at all."""
+
+SHOWN_FILES = 3
+"""Files that a message names, of many."""
+
 SOURCE_ARROW = pa.schema(
     [
         pa.field("path", pa.string()),
@@ -47,6 +54,8 @@ SOURCE_ARROW = pa.schema(
 )
 
 STAT_THREADS = 16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ def find_sources(
     spark: SparkSession, folder: str, known: Mapping[str, str] | None = None, held: Collection[str] = ()
 ) -> list[Source]:
     """Return the Parquet files of a table, by content, which is read and compared with what a record says of it.
+
+    Hidden files are passed over, as Spark does; those whose names end otherwise than in :data:`ENDINGS`, with a
+    warning.
 
     Parameters
     ----------
@@ -180,6 +192,17 @@ def located(df: DataFrame) -> DataFrame:
         return df.withColumns({FILE: F.lit(None).cast("string"), ROW: F.lit(None).cast("long")})
 
 
+def by_path(source: Source) -> str:
+    """Return what files are in order by: Spark takes the columns of a table from the first one."""
+    return source.path
+
+
+def listed_files(paths: Sequence[str]) -> str:
+    """Return the first of some paths, and how many more there are."""
+    more = f" and {len(paths) - SHOWN_FILES} more" if len(paths) > SHOWN_FILES else ""
+    return ", ".join(paths[:SHOWN_FILES]) + more
+
+
 def file_codes(folder: str, sources: Sequence[Source], held: Sequence[SourceFile] = ()) -> dict[str, int]:
     """Return the bits that stand for each file in the ids of its rows, by :func:`place_of` its path.
 
@@ -236,10 +259,21 @@ def _place(folder: str, source: Source) -> str:
 
 
 def _paths(folder: str) -> list[str]:
-    paths = [path for path in storage.list_files(folder) if not _is_hidden(path)]
+    """Return the visible files of a folder that are named as Parquet files are, and tell of the others."""
+    visible = [path for path in storage.list_files(folder) if not _is_hidden(path)]
+    paths = [path for path in visible if _is_parquet(path)]
+    others = listed_files([path for path in visible if not _is_parquet(path)])
     if not paths:
-        raise DataError(f"{folder}: no files in it; expected a table of Parquet files")
+        found = f"no files in it but {others}" if others else "no files in it"
+        raise DataError(f"{folder}: {found}; expected a table of Parquet files, whose names end in {ENDINGS[0]}")
+    if others:
+        logger.warning("%s: passed over, since names of Parquet files end in %s: %s", folder, ENDINGS[0], others)
     return paths
+
+
+def _is_parquet(path: str) -> bool:
+    _, dot, ending = storage.name(path).rpartition(".")
+    return f"{dot}{ending}".lower() in ENDINGS if dot else True
 
 
 def _sources(rows: Iterable[Mapping[str, Any]]) -> list[Source]:

@@ -16,7 +16,15 @@ from sparton.data.prepare import write_set
 from sparton.data.rows import Wanted, rows_from, selected
 from sparton.data.schema import require_columns
 from sparton.data.settings import TableSettings
-from sparton.data.source_files import Source, StoredTable, checksums, file_codes, require_unchanged
+from sparton.data.source_files import (
+    Source,
+    StoredTable,
+    by_path,
+    checksums,
+    file_codes,
+    listed_files,
+    require_unchanged,
+)
 from sparton.data.table_encoder import ARRAY, ID, TARGET, WEIGHT, TableEncoder
 from sparton.data.writing import Target
 from sparton.errors import DataError, UsageError
@@ -70,12 +78,13 @@ def write_table_set(
         If the folder is not empty, the set to extend was made with other settings, or the table has no ids and does
         not come from files.
     DataError
-        If a column is missing or not numeric, too many rows are rejected, a file of ``sources`` was replaced
-        meanwhile, or what was written cannot be read back.
-        The quarantine stays in the folder.
+        If a column is missing or not numeric, none is named and files differ in theirs, too many rows are rejected, a
+        file of ``sources`` was replaced meanwhile, or what was written cannot be read back. The quarantine stays.
     """
     folder = storage.absolute(folder)
     previous = _previous(folder) if extend else None
+    if previous is None:
+        require_same_numbers(source_folder, sources, settings)
     names = previous.feature_names if previous else feature_names(table.schema, settings)
     held = previous.sources if previous else ()
     made = {} if settings.id else file_codes(source_folder, sources, held)
@@ -129,6 +138,44 @@ def feature_names(table: StructType, settings: TableSettings) -> tuple[str, ...]
             f"table: {len(names)} features make a shard exceed 2 GiB; set table.rows_per_shard to at most {most}"
         )
     return names
+
+
+def require_same_numbers(folder: str, sources: Sequence[Source], settings: TableSettings) -> None:
+    """Check that files have the same numeric columns, where these are the features since none is named.
+
+    Spark takes the columns of one file, so that those which others have would be left out without a word.
+
+    Raises
+    ------
+    DataError
+        Naming files and columns that differ.
+    """
+    schemas = {source.path: source.schema for source in sorted(sources, key=by_path) if source.schema is not None}
+    if not schemas or settings.columns is not None or settings.array is not None:
+        return
+    other = {settings.id, settings.target, settings.weight}
+    several = {id(schema): schema for schema in schemas.values()}  # most files share theirs
+    numbers = {key: {field.name for field in schema if is_number(field.type)} for key, schema in several.items()}
+    found = {path: numbers[id(schema)] - other for path, schema in schemas.items()}
+    first = next(iter(found))
+    differing = [path for path, names in found.items() if names != found[first]]
+    if differing:
+        different = {"lacks": found[first] - found[differing[0]], "also has": found[differing[0]] - found[first]}
+        told = " and ".join(f"{verb} {', '.join(sorted(names))}" for verb, names in different.items() if names)
+        raise DataError(
+            f"{folder}: {differing[0]} {told}, compared with the numeric columns of {first} (files that differ: "
+            f"{listed_files(differing)}); name the columns that are the features (table.columns), or give all files "
+            "the same ones"
+        )
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Tell whether a column of an Arrow type is one of numbers to Spark, which sees what it is stored as."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_number(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return is_number(kind.value_type)
+    return pa.types.is_decimal(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def value_names(array: str, length: int) -> tuple[str, ...]:

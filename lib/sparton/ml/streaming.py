@@ -19,7 +19,7 @@ from sparton import lease, publication, storage
 from sparton.data.quarantine import FOLDER as QUARANTINE
 from sparton.data.quarantine import enforce_limit
 from sparton.data.settings import TableSettings
-from sparton.errors import DataError, UsageError
+from sparton.errors import DataError, TrainingError, UsageError
 from sparton.ml import query_checkpoint, stream_identity
 from sparton.ml.stream_rows import Found, Reduction, encoder_of, names_of, projected, reduced, sample, sums
 from sparton.sgd import bundle, stream_log, stream_state
@@ -205,7 +205,7 @@ class StreamClustering:
             If too many rows are rejected, a file cannot be read, the state folder was taken over, or batches are
             missing between this one and the state. The state is that of the batch before.
         TrainingError
-            If sums are not finite, or a cluster of possibilistic c-means has no width at the start.
+            If sums are not finite, or of possibilistic c-means a cluster has no width at the start, or all have died.
         """
         state, started = self.state, time.perf_counter()
         if number <= state.batch:
@@ -296,6 +296,7 @@ class StreamClustering:
             found = self._reduced(batch, number, sums(method, model.state, kind), quarantine)
             if self.online.weight(found.value) > 0:
                 model, step = self.online.step(model, found.value, _kept(found))
+                self._check_alive(model, step, number)
                 model, mended = self._mended(model, batch, number)
         assert found is not None
         after = replace(
@@ -320,6 +321,26 @@ class StreamClustering:
             listed = f"They are listed in {self._quarantine(number)} (sparton info)"
             raise DataError(f"{error}. {listed}") from None
         return found
+
+    def _check_alive(self, model: Model, step: Step, number: int) -> None:
+        """Warn of a batch that no possibilistic cluster fits; once all have died, the stream has nothing to follow."""
+        try:
+            self.online.check_alive(model)
+        except TrainingError as error:
+            kept = [f"the state of batch {self.state.batch} ({self.folder})"] if self.state.batch >= 0 else []
+            kept += [f"the bundle published last ({self.output})"] if _mark_of(self.output) else []
+            raise TrainingError(
+                f"batch {number}: {error}. Kept: {' and '.join(kept) or 'nothing'}. Begin anew with another state "
+                "folder (--state) on rows like those of this batch, which give new centroids and widths, or from a "
+                "bundle of such rows (--model); take a larger cluster.gamma_factor, or a longer stream.half_life where "
+                "earlier rows will come again"
+            ) from None
+        if self.online.fits_none(step):
+            logger.warning(
+                "stream: batch %d: typicalities are next to 0 in all clusters: no row is like any centroid, and none "
+                "moves; begin anew where the rows stay like that, or take a larger cluster.gamma_factor",
+                number,
+            )
 
     def _require_held(self) -> None:
         if self._still_held is None:

@@ -70,7 +70,8 @@ def stream_cluster(
         be read, or more rows of a micro-batch are rejected than ``table.max_rejected`` allows. What was published
         before stays; a later call goes on with the micro-batch that failed.
     TrainingError
-        If sums are not finite, or a cluster of possibilistic c-means has no width.
+        If sums are not finite, or of possibilistic c-means a cluster has no width, or all have died. What was published
+        before stays.
     KeyboardInterrupt
         After Ctrl-C, when the micro-batch that is under way has ended and the bundle is published; a second one ends
         the process at once.

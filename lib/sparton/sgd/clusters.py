@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sparton.errors import DataError
+from sparton.sgd.arrays import as_rows, check_finite
 from sparton.sgd.backend import ALL_CORES, Backend
 from sparton.sgd.coordinates import Coordinates
 
@@ -43,22 +44,22 @@ class Clusters:
         """Centroids in the units of the rows, float64 [k, d]."""
         return self.coordinates.rows(self.centroids)
 
-    def assign(self, rows: Array, backend: Backend = ALL_CORES) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def assign(self, rows: ArrayLike, backend: Backend = ALL_CORES) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the nearest cluster of each row, int32 [n], and its distance among the points, float32 [n].
 
         Parameters
         ----------
         rows
-            float32 or float64 [n, d], finite.
+            Finite numbers [n, d], see :func:`sparton.sgd.arrays.as_rows`.
         backend
             What computes.
 
         Raises
         ------
         DataError
-            If rows have another number of columns, or values are not finite.
+            If rows are no numbers, have another number of columns, or values are not finite.
         """
-        self._check(rows)
+        rows = self._checked(rows)
         label = self._labels(rows, backend)
         distance = np.empty(len(rows), np.float32)
         for part in _parts(len(rows)):
@@ -70,13 +71,13 @@ class Clusters:
         """Return how unusual rows are, float32 [n], from what :meth:`assign` returned: here the distance itself."""
         return distance
 
-    def distances(self, rows: Array, backend: Backend = ALL_CORES) -> NDArray[np.float32]:
+    def distances(self, rows: ArrayLike, backend: Backend = ALL_CORES) -> NDArray[np.float32]:
         """Return the distances of rows to all centroids, among the points, float32 [n, k]."""
-        self._check(rows)
-        return backend.distances(rows, self.coordinates, self.centroids)
+        return backend.distances(self._checked(rows), self.coordinates, self.centroids)
 
-    def two_nearest(self, rows: Array) -> NDArray[np.float32]:
+    def two_nearest(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Return the distances of rows to the nearest and the next centroid, float32 [n, 2]; k is at least 2."""
+        rows = as_rows(rows)
         found = np.empty((len(rows), 2), np.float32)
         for part in _parts(len(rows)):
             found[part] = np.partition(self.distances(rows[part]), 1, axis=1)[:, :2]
@@ -85,13 +86,12 @@ class Clusters:
     def _labels(self, rows: Array, backend: Backend) -> NDArray[np.int32]:
         return backend.nearest(rows, self.coordinates, self.centroids, self.precision)
 
-    def _check(self, rows: Array) -> None:
-        width = self.coordinates.dimensions
-        if rows.ndim != 2 or rows.shape[1] != width:
+    def _checked(self, given: ArrayLike) -> Array:
+        rows, width = as_rows(given), self.coordinates.dimensions
+        if rows.shape[1] != width:
             raise DataError(f"rows: found {list(rows.shape)}, expected {width} features as in training")
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=0))
-        if bad.size:
-            raise DataError(f"rows: feature {bad[0]} has values that are not finite; drop or fill these rows")
+        check_finite(rows)
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,9 @@ class PossibilisticClusters(Clusters):
         """Return the typicality in each cluster, float32 [n, k], from what :meth:`distances` returned."""
         return np.exp(np.square(distances, dtype=np.float64) / -self.widths).astype(np.float32)
 
-    def two_nearest(self, rows: Array) -> NDArray[np.float32]:
+    def two_nearest(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Return the two smallest distances in units of the clusters' widths, float32 [n, 2]; k is at least 2."""
+        rows = as_rows(rows)
         found = np.empty((len(rows), 2), np.float32)
         for part in _parts(len(rows)):
             found[part] = np.partition(self.distances(rows[part]) / np.sqrt(self.widths), 1, axis=1)[:, :2]

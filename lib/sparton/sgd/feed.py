@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sparton.data.batches import array_batches
 from sparton.data.blocks import PADDING_ID
@@ -17,6 +17,7 @@ from sparton.data.manifest import TableManifest
 from sparton.data.plan import EpochPlan, Position, plan_epoch
 from sparton.distributed.world import World
 from sparton.errors import DataError
+from sparton.sgd.arrays import as_rows, as_weight, check_finite
 from sparton.sgd.batch import Batch
 
 Array = NDArray[Any]
@@ -152,41 +153,44 @@ class ArrayFeed:
     world
         This rank's place.
     rows
-        float32 or float64 [n, d].
+        float32 or float64 [n, d], finite.
     batch_size, seed
         Rows of this rank in one step, and the seed of their order.
     weight
-        [n], 1 by default.
+        float32 or float64 [n], from 0.
     lanes
         Lanes of the plan; None is one for each rank.
-
-    Raises
-    ------
-    DataError
-        If there are no rows, values are not finite, or weights negative or all 0.
     """
 
     world: World
     rows: Array
     batch_size: int
     seed: int
-    weight: Array = field(default_factory=lambda: np.ones(0))
+    weight: Array
     lanes: int | None = None
 
-    def __post_init__(self) -> None:
-        try:
-            found = np.asarray(self.rows)
-        except ValueError:
-            raise DataError("rows: found rows of different lengths, expected as many values in each") from None
-        if found.ndim == 2 and not len(found):
+    @classmethod
+    def of(
+        cls,
+        world: World,
+        rows: ArrayLike,
+        batch_size: int,
+        seed: int,
+        weight: ArrayLike | None = None,
+        lanes: int | None = None,
+    ) -> Self:
+        """Return a feed of what a caller gives, once it has been checked; weights are 1 by default.
+
+        Raises
+        ------
+        DataError
+            If there are no rows, they are no numbers or not finite, or weights are negative or all 0.
+        """
+        found = as_rows(rows)
+        if not len(found):
             raise DataError("rows: there are none; expected rows to cluster")
-        if found.ndim != 2 or not found.size or found.dtype not in (np.float32, np.float64):
-            raise DataError(f"rows: found {found.dtype}{list(found.shape)}, expected float32 or float64 [n, d]")
-        object.__setattr__(self, "rows", found)
-        if not self.weight.size:
-            object.__setattr__(self, "weight", np.ones(len(self.rows)))
-        check_weights(self.weight, len(self.rows))
         check_finite(found)
+        return cls(world, found, batch_size, seed, as_weight(weight, len(found)), lanes)
 
     @property
     def total(self) -> int:
@@ -248,37 +252,3 @@ class ArrayFeed:
             padding = chosen == PADDING_ID
             rows[padding], weight[padding] = 0, 0
         return Batch(rows, weight, chosen)
-
-
-def check_finite(rows: Array) -> None:
-    """Check that all values [n, d] are finite.
-
-    Raises
-    ------
-    DataError
-        Naming a column that has others.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = np.ones(len(rows), rows.dtype) @ rows
-    if np.isfinite(total).all():  # so is each value, and a product takes a tenth of the time of looking at each
-        return
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=0))
-    if bad.size:
-        raise DataError(f"rows: column {bad[0]} has values that are not finite; drop or fill these rows")
-
-
-def check_weights(weight: Array, rows: int) -> None:
-    """Check the weights of ``rows`` rows.
-
-    Raises
-    ------
-    DataError
-        If there are more or fewer of them, one is negative or not finite, or all are 0.
-    """
-    if weight.shape != (rows,):
-        raise DataError(f"weight: found {list(weight.shape)} values, expected one for each of {rows} rows")
-    bad = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
-    if bad.size:
-        raise DataError(f"weight: found {weight[bad[0]]} in row {bad[0]}, expected a finite number from 0")
-    if not weight.any():
-        raise DataError("weight: all are 0; give some rows a weight above 0")

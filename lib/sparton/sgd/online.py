@@ -22,7 +22,7 @@ from sparton.sgd.bundle import Description, PossibilisticDescription, TableInput
 from sparton.sgd.compute import own_threads
 from sparton.sgd.kmeans import ROWS_BETWEEN_RESEEDINGS, KMeans, KMeansState
 from sparton.sgd.method import Figures, Method, Outcome, Words, added
-from sparton.sgd.possibilistic import PossibilisticCMeans, PossibilisticState, cost
+from sparton.sgd.possibilistic import PossibilisticCMeans, PossibilisticState, cost, is_dead
 from sparton.sgd.settings import ClusterSettings, KMeansSettings
 from sparton.sgd.stream_sample import Sample
 from sparton.sgd.stream_settings import StreamSettings
@@ -216,6 +216,28 @@ class Online:
         """Return the weight of the rows that statistics are of."""
         of_kmeans = isinstance(self.cluster, KMeansSettings)
         return float(statistics.counts.sum() if of_kmeans else statistics.weight)
+
+    def fits_none(self, step: Step) -> bool:
+        """Tell whether no row of a step was like any possibilistic cluster; those of k-means take rows however far."""
+        return not isinstance(self.cluster, KMeansSettings) and is_dead(step.sizes, step.weight)
+
+    def check_alive(self, model: Model) -> None:
+        """Check that the clusters of possibilistic c-means have not all died: that they still stand for rows.
+
+        Raises
+        ------
+        TrainingError
+            If nothing is left of the typicalities that they stand for, beside the rows that are remembered.
+        """
+        if isinstance(self.cluster, KMeansSettings):
+            return
+        standing, weight = model.state.counts[model.state.live > 0], self.weight(model.totals)
+        if is_dead(standing, weight):
+            raise TrainingError(
+                f"all {len(standing)} clusters have died: what is remembered of typicalities sums up to "
+                f"{standing.max():.2g} in the largest, over rows of weight {weight:.6g}. The rows have moved away from "
+                "the centroids, or the widths are too small for them (cluster.gamma_factor)"
+            )
 
     def starved(self, model: Model) -> int:
         """Return how many centroids are to be put onto rows of the batch."""

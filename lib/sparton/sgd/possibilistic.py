@@ -198,13 +198,12 @@ class PossibilisticCMeans:
         masses = totals.masses if standing is None else standing
         apart = live[distinct(state.centroids[live], state.widths[live], masses[live], settings.coincidence)]
         weight = float(totals.weight)
-        largest = float(masses[live].max())
-        if largest < LEAST_MASS * weight:
+        if is_dead(masses[live], weight):
             raise TrainingError(
-                f"typicalities in the largest of {k} clusters sum up to {largest:.2g} over rows of weight "
+                f"typicalities in the largest of {k} clusters sum up to {masses[live].max():.2g} over rows of weight "
                 f"{weight:.6g}: no row is like any centroid; raise cluster.gamma_factor"
             )
-        kept = apart[masses[apart] >= settings.smallest_mass * largest]
+        kept = apart[masses[apart] >= settings.smallest_mass * masses[live].max()]
         clusters = PossibilisticClusters(
             self.coordinates,
             state.centroids[kept],
@@ -226,6 +225,11 @@ class PossibilisticCMeans:
 def cost(widths: NDArray[np.float64], masses: NDArray[np.float64]) -> float:
     """Return J from gamma [k] and the sums of typicalities [k]."""
     return -float(widths @ masses)
+
+
+def is_dead(masses: NDArray[np.float64], weight: float) -> bool:
+    """Tell whether sums of typicalities [k] are next to nothing in all clusters, over rows of a weight."""
+    return float(masses.max()) < LEAST_MASS * weight
 
 
 def distinct(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sparton.config import fingerprint
 from sparton.data.in_memory import MemoryTable
@@ -19,7 +19,7 @@ from sparton.distributed import agreement
 from sparton.distributed.resumption import Checkpoints
 from sparton.distributed.times import WorkerTimes
 from sparton.distributed.world import Connection
-from sparton.errors import DataError, TrainingError
+from sparton.errors import ConfigError, DataError, TrainingError
 from sparton.sgd import bundle, rounding
 from sparton.sgd.backend import chosen
 from sparton.sgd.clusters import Clusters
@@ -30,7 +30,7 @@ from sparton.sgd.feed import ArrayFeed, Feed, SetFeed
 from sparton.sgd.kmeans import KMeans
 from sparton.sgd.method import Method, Outcome
 from sparton.sgd.possibilistic import PossibilisticCMeans
-from sparton.sgd.settings import ClusterSettings, KMeansSettings
+from sparton.sgd.settings import ClusterSettings, DescentSettings, KMeansSettings
 from sparton.sgd.stopping import Rule
 from sparton.sgd.trainer import Schedule, Trained, Trainer
 from sparton.versions import installed_versions
@@ -161,8 +161,8 @@ def train_rows(
         If no feature varies, or all weights are 0.
     """
     weight = np.ones(len(table.rows), np.float32) if table.weight is None else table.weight
-    feed = ArrayFeed(connection.world, table.rows, settings.batch_size, settings.seed, weight, settings.lanes)
-    moments = _moments(table.rows, table.weight)
+    feed = ArrayFeed.of(connection.world, table.rows, settings.batch_size, settings.seed, weight, settings.lanes)
+    moments = _moments(feed.rows, None if table.weight is None else feed.weight)
     std, constant = moments.std()
     _require_varying(constant, table.names, "the table: no feature varies")
     mean = tuple(moments.mean.tolist())
@@ -175,14 +175,15 @@ def train_rows(
 
 
 def fit(
-    rows: Array, settings: ClusterSettings, weight: Array | None = None, connection: Connection | None = None
+    rows: ArrayLike, settings: ClusterSettings, weight: ArrayLike | None = None, connection: Connection | None = None
 ) -> Fit:
     """Cluster rows in memory.
 
     Parameters
     ----------
     rows
-        float32 or float64 [n, d], or what NumPy makes such an array of; every rank gives all of them.
+        Finite numbers [n, d]: an array, lists or a DataFrame of pandas. What is neither float32 nor float64 is copied
+        as one of these (:func:`sparton.sgd.arrays.as_rows`). Every rank gives all of them.
     settings
         Number of clusters and how they are found.
     weight
@@ -193,18 +194,22 @@ def fit(
     Raises
     ------
     DataError
-        If there are no rows, values are not finite or too large or small for float32, or weights negative or all 0.
+        If there are no rows, they are no numbers, not finite or too large or small for float32, or weights are negative
+        or all 0.
+    ConfigError
+        If the settings are of another kind.
     TrainingError
         If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, or ranks
         disagree.
     """
+    if not isinstance(settings, DescentSettings):
+        expected = "KMeansSettings or PossibilisticSettings"
+        raise ConfigError(f"settings: found {type(settings).__name__}, expected {expected} (sparton.sgd.settings)")
     connection = connection or Connection.local()
-    given = np.ones(len(rows)) if weight is None else np.asarray(weight)
-    feed = ArrayFeed(connection.world, rows, settings.batch_size, settings.seed, given, settings.lanes)
-    rows = feed.rows
+    feed = ArrayFeed.of(connection.world, rows, settings.batch_size, settings.seed, weight, settings.lanes)
     with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is named
-        moments = _moments(rows, None if weight is None else given)
-        std, constant = moments.std(CONSTANT_TOLERANCE_64 if rows.dtype == np.float64 else CONSTANT_TOLERANCE)
+        moments = _moments(feed.rows, None if weight is None else feed.weight)
+        std, constant = moments.std(CONSTANT_TOLERANCE_64 if feed.rows.dtype == np.float64 else CONSTANT_TOLERANCE)
         scale = std.tolist() if settings.scaling == "standard" else None
         coordinates = Coordinates.of(moments.mean.tolist(), scale)
     _check_scale(moments.mean, std, coordinates)
