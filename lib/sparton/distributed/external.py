@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparton.distributed import agreement, devices, environment
+from sparton.distributed import agreement, devices, direct, environment
 from sparton.distributed.launcher import Launcher, reason
 from sparton.distributed.world import Connection, World, announced, connect
 from sparton.errors import ConfigError, SpartonError, TrainingError
@@ -49,7 +49,9 @@ class ExternalLauncher(Launcher):
                 _end_soon()
             if isinstance(error, SpartonError) or not isinstance(error, Exception):
                 raise
-            raise TrainingError(f"rank {world.rank} of {world.size}: {reason(error)}{_hint(error)}") from error
+            told = direct.shown(error)
+            text = str(told) if isinstance(told, SpartonError) else f"{reason(told)}{_hint(told)}"
+            raise TrainingError(f"rank {world.rank} of {world.size}: {text}") from error
 
 
 _joined: list[Connection] = []
@@ -188,7 +190,7 @@ def _guard(connection: Connection, settings: LaunchSettings) -> None:
     Guard(activity.counts, settings.stall_check_s, settings.stall_shutdown_s, notify, stop).start()
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     """Return where the cause of an error is to be found that another rank has caused."""
     from sparton.distributed.worker import is_echo
 
