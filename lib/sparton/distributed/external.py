@@ -71,11 +71,7 @@ def join(settings: LaunchSettings) -> Connection:
     TrainingError
         If the processes cannot connect.
     """
-    world = _own_place()
-    if world.size != settings.workers:
-        raise ConfigError(
-            f"launch.workers={settings.workers}, but {world.size} processes were started; make them equal"
-        )
+    world = place(settings)
     if not _joined:
         _mark_log(world, settings.all_ranks_log)
         _set_environment(settings)
@@ -97,6 +93,22 @@ def summon(settings: LaunchSettings, start: bool) -> None:
 def summoned(settings: LaunchSettings) -> bool:
     """Wait for rank 0's word and return whether there is anything to do; for ranks other than 0."""
     return bool(join(settings).collectives.broadcast_object()["start"])
+
+
+def place(settings: LaunchSettings) -> World:
+    """Return the place of this process in the world that it was started in.
+
+    Raises
+    ------
+    ConfigError
+        If the world has another size than ``launch.workers``, or there is none.
+    """
+    world = _own_place()
+    if world.size != settings.workers:
+        raise ConfigError(
+            f"launch.workers={settings.workers}, but {world.size} processes were started; make them equal"
+        )
+    return world
 
 
 def _own_place() -> World:

@@ -11,12 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sparton.config import SECRET, Config
+from sparton.distributed import external
 from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.external import ExternalLauncher
 from sparton.distributed.launcher import Launcher
 from sparton.distributed.process import ProcessLauncher
 from sparton.distributed.world import described
-from sparton.errors import TrainingError, WorkerError
+from sparton.errors import ConfigError, TrainingError, WorkerError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -120,6 +121,24 @@ def chosen(settings: LaunchSettings) -> str:
 def needs_spark(settings: LaunchSettings) -> bool:
     """Tell whether the workers run on Spark."""
     return chosen(settings) in ("barrier", "spark")
+
+
+def check_surroundings(settings: LaunchSettings) -> None:
+    """Check that the workers which something outside has started are those of the settings.
+
+    Raises
+    ------
+    ConfigError
+        If their number is another one, there are none, or each of them would start workers of its own.
+    """
+    world = described()
+    if chosen(settings) == ExternalLauncher.name:
+        external.place(settings)
+    elif world is not None:
+        raise ConfigError(
+            f"launch.launcher={settings.launcher}, but {world.size} processes were started, each of which would train "
+            "alone; set launch.launcher to auto or external, or start one process"
+        )
 
 
 def launch(
