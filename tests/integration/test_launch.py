@@ -188,6 +188,10 @@ def test_ranks_compute_together(launches: Launches, caplog: pytest.LogCaptureFix
     if pause:
         sent = float(records[0].getMessage().rsplit(" ", 1)[1])
         assert records[0].created - sent < PAUSE_S - 1  # it was here before the worker went on
+    started = rf"{size} workers have started on host \S+: loading TensorFlow, connecting"
+    assert sum(bool(re.fullmatch(started, text)) for text in caplog.messages) == (launcher in ("barrier", "spark"))
+    connected = "rank 0: world of 2 connected over lo"
+    assert [text for text in caplog.messages if "connected over" in text] == [connected] * (launcher != "process")
     if launcher not in POINTS["output"].unless:
         assert f"rank 0: printed by {results[0]['process']}" in caplog.messages
 

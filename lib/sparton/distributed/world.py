@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from sparton.distributed import devices
 from sparton.distributed.collectives import Collectives, LocalCollectives
 from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.errors import ConfigError, TrainingError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,4 +153,8 @@ def _connect_horovod(world: World, direct_sum_bytes: int) -> Connection:
             f"this process was started as rank {world.rank} of {world.size}, Horovod finds rank {rank} of {size}: it "
             "cannot speak to the launcher (is it built with MPI?); use horovodrun --gloo or a launcher on Spark"
         )
-    return Connection(World(rank, size, local_rank), horovod_backend.HorovodCollectives(rank, direct_sum_bytes))
+    collectives = horovod_backend.HorovodCollectives(rank, direct_sum_bytes)
+    if rank == 0:
+        interface = os.environ.get("HOROVOD_GLOO_IFACE")
+        logger.info("world of %d connected%s", size, f" over {interface}" if interface else "")
+    return Connection(World(rank, size, local_rank), collectives)

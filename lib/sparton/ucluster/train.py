@@ -174,6 +174,7 @@ class Trainer:
             Naming a shard that is missing or is not what the manifest says.
         """
         world = self.connection.world
+        self._tell(f"checking the shards of {self.set_folder}")
         shards = [shard for split in sorted(self.manifest.splits) for shard in self.manifest.shards(split)]
         bad = bad_shards(self.set_folder, shards[world.rank :: world.size], checksums=True)
         if bad:
@@ -231,6 +232,8 @@ class Trainer:
         since = time.perf_counter()
         with data_errors():
             for batch in watch.reading(self.batches(plan)):
+                if not self._traced:
+                    self._tell("compiling the first step")
                 losses = self.step(batch, self.schedule(plan, progress.position.step))
                 values = [float(value) for value in losses]
                 self._check_finite(values[:4])
@@ -244,6 +247,11 @@ class Trainer:
                     self._save()
                     watch.lap("other")
                 since = time.perf_counter()
+
+    def _tell(self, waited_for: str) -> None:
+        """Let rank 0 say what all ranks would say alike."""
+        if self.connection.world.is_root:
+            logger.info("%s", waited_for)
 
     def _check_finite(self, values: list[float]) -> None:
         bad = [name for name, value in zip(Losses._fields, values, strict=False) if not math.isfinite(value)]
