@@ -185,11 +185,11 @@ def launch(
 
 def _launcher(spark: SparkSession | None, settings: LaunchSettings) -> Launcher:
     name = chosen(settings)
-    if settings.launcher == "auto" and name != ProcessLauncher.name:
-        logger.info("launch.launcher=auto: %s", name)
     if name == ProcessLauncher.name:
         return ProcessLauncher(settings.threads_per_worker)
     if name == ExternalLauncher.name:
+        if settings.launcher == "auto":  # on Spark the launcher itself says which one it is
+            logger.info("launch.launcher=auto: %s", name)
         return ExternalLauncher(settings)
     if spark is None:
         raise TrainingError(f"launch.launcher={name}: {settings.workers} workers need a Spark session; found none")

@@ -71,8 +71,7 @@ def train(
         return _follow(call, arguments, world.rank)
 
     def body(staging: str) -> dict[str, Any]:
-        if not needs_spark(settings.launch):  # else the workers do, and the log says when they have started
-            logger.info("loading TensorFlow")
+        logger.info("loading TensorFlow%s", " and Spark" if needs_spark(settings.launch) else "")
         from sparton.data.manifest import read_manifest
         from sparton.ucluster.bundle import read_description, verify
         from sparton.ucluster.start import check_centroids, check_fits, check_selection
