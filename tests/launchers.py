@@ -49,6 +49,10 @@ POINTS: Mapping[str, Point] = {
     ),
     "error": Point("a rank that raises ends all, with its message and traceback"),
     "range": Point("numbers that leave their range end all, as one error that is not tried again"),
+    "apart": Point(
+        "ranks that call other sums than others end all, as one error that is not tried again",
+        {"process": "nobody differs"},
+    ),
     "killed": Point("a killed rank ends all", {"process": "nobody is left"}),
     "retry": Point("`retries` starts again", {"external": "left to what started it"}),
     "hang": Point("a rank that keeps others waiting ends all", {"process": "nobody waits"}),

@@ -48,8 +48,8 @@ class LargeBatchTrainer(StudyTrainer):
     def schedule(self, plan: EpochPlan, step: int) -> Schedule:
         """Return what the workers' schedule is in this step."""
         epoch, steps = self.progress.position.epoch, self._epoch_steps
-        position = steps - plan.steps + step
-        return schedule_at(self.item.worker_settings, self.item.workers, epoch, position, steps, self.skipped)
+        position, skipped = steps - plan.steps + step, self.progress.skipped_steps()
+        return schedule_at(self.item.worker_settings, self.item.workers, epoch, position, steps, skipped)
 
 
 def runs(recipe: PipelineSettings, target: str, jets: int, epochs: tuple[int, int], seed: int) -> list[LargeBatchRun]:

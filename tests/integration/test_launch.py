@@ -188,6 +188,10 @@ def test_ranks_compute_together(launches: Launches, caplog: pytest.LogCaptureFix
     if pause:
         sent = float(records[0].getMessage().rsplit(" ", 1)[1])
         assert records[0].created - sent < PAUSE_S - 1  # it was here before the worker went on
+    started = rf"{size} workers have started on host \S+: loading TensorFlow, connecting"
+    assert sum(bool(re.fullmatch(started, text)) for text in caplog.messages) == (launcher in ("barrier", "spark"))
+    connected = "rank 0: world of 2 connected over lo"
+    assert [text for text in caplog.messages if "connected over" in text] == [connected] * (launcher != "process")
     if launcher not in POINTS["output"].unless:
         assert f"rank 0: printed by {results[0]['process']}" in caplog.messages
 
@@ -239,6 +243,31 @@ def test_numbers_out_of_range_end_all_as_one_error(launches: Launches, tmp_path:
     assert ended.kind == "TrainingError"
     assert not ended.left
     assert len(note.read_text()) == launches.settings(launcher).workers
+
+
+def apart(connection: Connection, note: str) -> None:
+    """Sum vectors of other lengths on each rank, in a graph."""
+    import tensorflow as tf
+
+    with open(note, "a") as stream:
+        stream.write(".")
+
+    @tf.function
+    def summed() -> tf.Tensor:
+        return connection.collectives.allreduce_sum([tf.ones(2 + connection.world.rank)])[0]
+
+    summed()
+
+
+@keeping("apart", spark=True)
+def test_ranks_at_different_sums_end_all_as_one_error(launches: Launches, tmp_path: Path, launcher: str) -> None:
+    note = tmp_path / "starts"
+    ended = launches.run(launcher, apart, str(note), retries=3)
+    expected = r"rank (0 is at sum 1, of 8 bytes, and rank 1 at sum 1, of 12|1 is at sum 1, of 12 bytes, .*): all ranks"
+    assert re.search(f"{expected} must call the same sums in the same order", ended.said)
+    assert ended.kind == "TrainingError"
+    assert not ended.left
+    assert len(note.read_text()) == 2
 
 
 def dying_once(connection: Connection, note: str, together: bool) -> int:

@@ -70,6 +70,45 @@ def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureF
     assert error
 
 
+@pytest.mark.parametrize("command", ["train", "cluster", "run"])
+@pytest.mark.parametrize(
+    ("started", "arguments", "expected"),
+    [
+        ({"RANK": "0"}, [], "HOROVOD_RANK=0 and HOROVOD_SIZE=None: expected both"),
+        ({"RANK": "2", "SIZE": "2"}, ["--workers", "2"], "HOROVOD_RANK=2 and HOROVOD_SIZE=2: expected a rank below"),
+        ({"RANK": "0", "SIZE": "2"}, ["--workers", "3"], "launch.workers=3, but 2 processes were started"),
+        ({"RANK": "1", "SIZE": "2"}, ["--workers", "3"], "launch.workers=3, but 2 processes were started"),
+        (
+            {"RANK": "0", "SIZE": "2"},
+            ["--workers", "2", "--set", "launch.launcher=barrier"],
+            "launch.launcher=barrier, but 2 processes were started",
+        ),
+        ({}, ["--set", "launch.launcher=external"], "nothing in the environment says that horovodrun"),
+    ],
+)
+def test_another_world_than_the_settings_is_refused_before_anything_is_written(
+    command: str,
+    started: dict[str, str],
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in started.items():
+        monkeypatch.setenv(f"HOROVOD_{name}", value)
+    (tmp_path / "set").mkdir()
+    folder = [] if command == "run" else ["--input", str(tmp_path / "set")]
+    status, error = outcome([command, "--workspace", str(tmp_path / "w"), *folder, *arguments], capsys)
+    assert status == 2
+    if command != "train" and "processes were started" in expected:
+        expected = f"2 processes were started, which would all run '{command}'; start 'train' alone"
+    assert error.startswith(f"sparton {command}: ")
+    assert expected in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "w").exists()
+
+
 def test_secrets_are_refused_without_being_shown(capsys: pytest.CaptureFixture[str]) -> None:
     status, error = outcome(["generate", "--set", "spark.conf={spark.authenticate.secret: sesame}"], capsys)
     assert status == 2

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparton.distributed import direct
 from sparton.distributed.direct import DirectSums
 from sparton.errors import TrainingError
-
-LOOPBACK = {"HOROVOD_GLOO_IFACE": "lo"}
 
 
 @contextlib.contextmanager
@@ -103,20 +101,40 @@ def test_vectors_larger_than_any_buffer_do_not_block() -> None:
             np.testing.assert_array_equal(rows, vectors)
 
 
-def test_ranks_at_different_sums_are_told_so() -> None:
-    with (
-        ranks(2) as worlds,
-        pytest.raises(TrainingError, match=r"rank 0 is at sum 1, of 8 bytes, and rank 1 at sum 1, of 12"),
-    ):
-        together([lambda: worlds[0].sum(np.zeros(2, np.float32)), lambda: _end_of(worlds[1], np.zeros(3, np.float32))])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("lengths", [(2, 3), (3, 2)])
+def test_ranks_at_different_sums_are_all_told_so(lengths: tuple[int, int], compiled: bool) -> None:
+    """The one that waits for less ends first, and the other one sees a connection that is closed."""
+    with ranks(2) as worlds:
+        found = together([lambda r=r: _end_of(worlds[r], lengths[r], compiled) for r in range(2)])
+    for rank, error in enumerate(found):
+        own, other = 4 * lengths[rank], 4 * lengths[1 - rank]
+        assert isinstance(error, TrainingError)
+        expected = f"rank {rank} is at sum 1, of {own} bytes, and rank {1 - rank} at sum 1, of {other}: {direct.APART}"
+        assert str(error) == expected
 
 
-def _end_of(world: DirectSums, vector: np.ndarray) -> None:
-    """Sum as a process does that ends with its error."""
-    with contextlib.suppress(TrainingError, ConnectionError):
-        world._sources[0].settimeout(5)
-        world.sum(vector)
-    world.close()
+def test_a_rank_that_has_gone_is_told_from_one_that_is_elsewhere() -> None:
+    with ranks(2) as worlds:
+        worlds[1].close()
+        error = _end_of(worlds[0], 2, compiled=True)
+    assert isinstance(error, ConnectionError)
+    assert str(error).startswith(f"{direct.GONE} 1: ")
+
+
+def _end_of(world: DirectSums, length: int, compiled: bool) -> BaseException:
+    """Return the error that a process ends with which sums a vector, in a graph or not."""
+
+    def total(vector: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(world.sum, [vector], tf.float32)
+
+    try:
+        (tf.function(total) if compiled else total)(tf.zeros(length))
+    except (tf.errors.OpError, TrainingError, ConnectionError) as error:
+        return direct.shown(error)
+    finally:
+        world.close()
+    raise AssertionError("the ranks were at one sum")
 
 
 def test_a_rank_that_has_gone_is_named() -> None:
@@ -124,96 +142,3 @@ def test_a_rank_that_has_gone_is_named() -> None:
         worlds[1].close()
         with pytest.raises(ConnectionError, match=rf"{direct.GONE} (1|0 or 1|1 or 2)"):
             worlds[0].sum(np.zeros(3))
-
-
-class Gather:
-    """What Horovod does for ranks that are threads."""
-
-    def __init__(self, size: int) -> None:
-        self._rows: list[Any] = [None] * size
-        self._barrier = threading.Barrier(size)
-
-    def of(self, rank: int) -> Callable[[np.ndarray], np.ndarray]:
-        def gather(row: np.ndarray) -> np.ndarray:
-            self._rows[rank] = row
-            self._barrier.wait(10)
-            return np.concatenate(self._rows)
-
-        return gather
-
-
-@pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_ranks_connect_and_sum(size: int) -> None:
-    gather = Gather(size)
-    worlds = together([lambda r=r: direct.connect(r, size, gather.of(r), environment=LOOPBACK) for r in range(size)])
-    try:
-        for total in together([lambda r=r: worlds[r].sum(np.array([1.0, r])) for r in range(size)]):
-            assert total.tolist() == [size, size * (size - 1) / 2]
-    finally:
-        for world in worlds:
-            world.close()
-
-
-@pytest.mark.parametrize("environment", [{}, {"HOROVOD_GLOO_IFACE": "none"}])
-def test_without_an_interface_no_rank_sums_directly(environment: dict[str, str]) -> None:
-    gather = Gather(2)
-    own = [LOOPBACK, environment]
-    found = together([lambda r=r: direct.connect(r, 2, gather.of(r), environment=own[r]) for r in range(2)])
-    assert found == [None, None]
-
-
-def test_if_one_rank_does_not_want_none_does() -> None:
-    gather = Gather(2)
-    found = together([lambda r=r: direct.connect(r, 2, gather.of(r), r == 0, LOOPBACK) for r in range(2)])
-    assert found == [None, None]
-
-
-def test_strangers_are_passed_over() -> None:
-    gather, strangers = Gather(2), []
-
-    def visited(row: np.ndarray) -> np.ndarray:
-        """Gather, and let somebody without the secret knock at rank 0 before rank 1 does."""
-        rows = gather.of(1)(row)
-        host, port = bytes(rows[0][: direct.ADDRESS_BYTES]).rstrip(b"\0").decode().split()
-        for words in (b"", b"hello\n", b'0000 {"rank": 1, "round": 0}\n'):
-            strangers.append(socket.create_connection((host, int(port))))
-            strangers[-1].sendall(words)
-            if not words:
-                strangers[-1].close()
-        return rows
-
-    worlds = together(
-        [
-            lambda: direct.connect(0, 2, gather.of(0), environment=LOOPBACK),
-            lambda: direct.connect(1, 2, visited, environment=LOOPBACK),
-        ]
-    )
-    assert [total.tolist() for total in together([lambda r=r: worlds[r].sum(np.array([r, 2])) for r in (0, 1)])] == [
-        [1, 4]
-    ] * 2
-    for connection in (*worlds, *strangers):
-        connection.close()
-
-
-def test_a_rank_that_does_not_come_is_named() -> None:
-    def gather(row: np.ndarray) -> np.ndarray:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            other = direct._row(f"127.0.0.1 {silent.getsockname()[1]}", bytes(32))
-            listening.append(silent.dup())
-        return np.concatenate([row, other])
-
-    listening: list[socket.socket] = []
-    with pytest.raises(TrainingError, match=r"ranks \[1\] have not connected"):
-        direct.connect(0, 2, gather, environment=LOOPBACK, timeout_s=0.3)
-    for each in listening:
-        each.close()
-
-
-def test_a_rank_that_cannot_be_reached_is_named() -> None:
-    def gather(row: np.ndarray) -> np.ndarray:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            port = closed.getsockname()[1]
-        return np.concatenate([row, direct._row(f"127.0.0.1 {port}", bytes(32))])
-
-    with pytest.raises(TrainingError, match=r"cannot connect to rank 1 at 127\.0\.0\.1:\d+: .*direct_sum_bytes: 0"):
-        direct.connect(0, 2, gather, environment=LOOPBACK, timeout_s=1)

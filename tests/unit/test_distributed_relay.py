@@ -67,6 +67,29 @@ def test_records_arrive_while_the_worker_runs(caplog: pytest.LogCaptureFixture) 
         assert line.cause() is None
 
 
+def test_the_log_says_once_where_all_workers_have_started(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started() -> list[str]:
+        return [text for text in caplog.messages if "have started" in text]
+
+    with caplog.at_level(logging.INFO), relay.listen(LOOPBACK, LOOPBACK, workers=3) as (_, address):
+        for rank, host in ((2, "b"), (0, "c"), (1, "b")):
+            assert not started()
+            monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+            join(address, rank, relay.SUPERVISOR)
+        wait_for(started)
+        join(address, 0)
+        join(address, 0, relay.SUPERVISOR)  # a task that Spark repeats
+    assert started() == ["3 workers have started on hosts c, b: loading TensorFlow, connecting"]
+
+
+def test_many_hosts_are_counted() -> None:
+    names = [f"h{number}" for number in range(20) for _ in range(2)]
+    assert relay._listed(names) == "hosts h0, h1, h2, h3, h4, h5, h6, h7 and 12 more"
+    assert relay._listed(names[:2]) == "host h0"
+
+
 def test_a_process_is_heard_before_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     serve = relay.Relay.serve
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from sparton.config import load_config
+from sparton.data.plan import Position
 from sparton.errors import ConfigError
 from sparton.pipeline import PipelineSettings
+from sparton.ucluster.progress import Progress
 from sparton.ucluster.schedule import Skipped, changed_by_steps, changed_rates, schedule_at
 from sparton.ucluster.settings import TrainSettings
 
@@ -93,6 +96,37 @@ def test_what_goes_by_steps_does_not_count_skipped_ones(schedule: str) -> None:
     assert joint.alpha == plain[45].alpha
     assert joint.learning_rate == plain[45 - (2 if schedule == "cosine" else 9)].learning_rate
     assert schedule_at(settings, 1, 0, 0, 10, Skipped(1, 1)) == plain[0]  # asked for after a skipped step
+
+
+def steps_of(progress: Progress, skipped: list[bool]) -> None:
+    for each in skipped:
+        progress.add([0.0] * 4 + [1.0, float(each)])
+
+
+def test_skipped_steps_count_by_their_rows_where_another_world_takes_over() -> None:
+    """Of 20 steps of 10 rows 6 were skipped, 4 of them in the joint phase: 3, and 2, steps of 20 rows."""
+    progress = Progress(Position.start(1, 10))
+    steps_of(progress, [True, True] + [False] * 8)
+    assert progress.skipped_steps() == Skipped(2, 2)
+    progress.next_epoch()
+    progress.next_phase()
+    steps_of(progress, [True] * 4 + [False] * 6)
+    assert progress.skipped_steps() == Skipped(6, 4)
+    assert progress.means().skipped == 4  # of this epoch's steps, whoever made them
+
+    progress = Progress.of(json.loads(json.dumps(progress.to_json())))
+    progress.position = progress.position.taken_over(2, 10)
+    assert progress.skipped_steps() == Skipped(3, 2)
+    settings = TrainSettings(pretrain_epochs=1, joint_epochs=2, warmup_steps=5)
+    one, two = (
+        schedule_at(settings, workers, 1, steps, steps, found)
+        for workers, steps, found in ((1, 10, Skipped(6, 4)), (2, 5, progress.skipped_steps()))
+    )
+    rows = [int(each.momentum / (1 - each.momentum) + 0.5) * size for each, size in ((one, 10), (two, 20))]
+    assert rows[0] == rows[1] == (20 - 6) * 10  # of which moving averages are the mean
+
+    steps_of(progress, [True])
+    assert progress.skipped_steps() == Skipped(4, 3)
 
 
 @pytest.mark.parametrize(

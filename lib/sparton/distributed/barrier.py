@@ -48,7 +48,7 @@ class BarrierLauncher(Launcher):
         slots.require(self._context, workers)
         logger.info("starting %d workers in a barrier stage on Spark (%s)", workers, self._context.master)
         started = time.monotonic()
-        with relay.listen(*driver.address(self._context), settings.port or 0) as (line, address):
+        with relay.listen(*driver.address(self._context), settings.port or 0, workers) as (line, address):
             order = driver.order(fn, args, address, self._context, settings)
             job = _Job(self._context, order, settings)
             try:

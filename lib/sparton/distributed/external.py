@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparton.distributed import agreement, devices, environment
+from sparton.distributed import agreement, devices, direct, environment
 from sparton.distributed.launcher import Launcher, reason
 from sparton.distributed.world import Connection, World, announced, connect
 from sparton.errors import ConfigError, SpartonError, TrainingError
@@ -50,7 +50,9 @@ class ExternalLauncher(Launcher):
                 _end_soon()
             if isinstance(error, SpartonError) or not isinstance(error, Exception):
                 raise
-            raise TrainingError(f"rank {world.rank} of {world.size}: {reason(error)}{_hint(error)}") from error
+            told = direct.shown(error)
+            text = str(told) if isinstance(told, SpartonError) else f"{reason(told)}{_hint(told)}"
+            raise TrainingError(f"rank {world.rank} of {world.size}: {text}") from error
 
 
 _joined: list[Connection] = []
@@ -70,11 +72,7 @@ def join(settings: LaunchSettings) -> Connection:
     TrainingError
         If the processes cannot connect.
     """
-    world = _own_place()
-    if world.size != settings.workers:
-        raise ConfigError(
-            f"launch.workers={settings.workers}, but {world.size} processes were started; make them equal"
-        )
+    world = place(settings)
     if not _joined:
         _mark_log(world, settings.all_ranks_log)
         _set_environment(settings)
@@ -97,6 +95,22 @@ def summon(settings: LaunchSettings, start: bool) -> None:
 def summoned(settings: LaunchSettings) -> bool:
     """Wait for rank 0's word and return whether there is anything to do; for ranks other than 0."""
     return bool(join(settings).collectives.broadcast_object()["start"])
+
+
+def place(settings: LaunchSettings) -> World:
+    """Return the place of this process in the world that it was started in.
+
+    Raises
+    ------
+    ConfigError
+        If the world has another size than ``launch.workers``, or there is none.
+    """
+    world = _own_place()
+    if world.size != settings.workers:
+        raise ConfigError(
+            f"launch.workers={settings.workers}, but {world.size} processes were started; make them equal"
+        )
+    return world
 
 
 def _own_place() -> World:
@@ -136,7 +150,7 @@ def _set_environment(settings: LaunchSettings) -> None:
 
 def _among_the_others(world: World, settings: LaunchSettings) -> contextlib.AbstractContextManager[None]:
     """Let Horovod find the others where neither ``horovodrun`` nor MPI tells it where they are."""
-    from sparton.distributed import horovod_backend, meeting
+    from sparton.distributed import horovod_backend, without_mpi
 
     if world.size == 1 or "HOROVOD_RANK" in os.environ or horovod_backend.speaks_mpi():
         return contextlib.nullcontext()
@@ -146,7 +160,7 @@ def _among_the_others(world: World, settings: LaunchSettings) -> contextlib.Abst
             "where to find each other: --set launch.rendezvous=HOST:PORT, with the host of rank 0 (127.0.0.1 where "
             "all are on one host) and a port that is free there"
         )
-    return meeting.meet(world, settings.rendezvous, settings.interface, settings.start_timeout_s, os.environ)
+    return without_mpi.meet(world, settings.rendezvous, settings.interface, settings.start_timeout_s, os.environ)
 
 
 def _connected(world: World, settings: LaunchSettings) -> Connection:
@@ -205,7 +219,7 @@ def _guard(connection: Connection, settings: LaunchSettings) -> None:
     Guard(activity.counts, settings.stall_check_s, settings.stall_shutdown_s, notify, stop).start()
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     """Return where the cause of an error is to be found that another rank has caused."""
     from sparton.distributed.worker import is_echo
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from sparton.distributed import devices, direct
+from sparton.distributed import devices, meeting
 from sparton.distributed.fused import FusedCollectives
 
 CYCLE_MS = "20"
@@ -57,7 +57,7 @@ class HorovodCollectives(FusedCollectives):
     def __init__(self, rank: int, direct_sum_bytes: int = 0) -> None:
         super().__init__(rank, hvd.size())
         usable = direct_sum_bytes > 0 and not _has_gpu()
-        self._direct = direct.connect(rank, hvd.size(), self._gather_rows, usable)
+        self._direct = meeting.connect(rank, hvd.size(), self._gather_rows, usable)
         self._direct_bytes = direct_sum_bytes // hvd.size()
 
     def _sum_vector(self, vector: tf.Tensor, name: str) -> tf.Tensor:

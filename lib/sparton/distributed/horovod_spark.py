@@ -48,7 +48,10 @@ class HorovodSparkLauncher(Launcher):
         logger.info("starting %d workers by horovod.spark.run (%s)", workers, context.master)
         started = time.monotonic()
         output = Tail()
-        with relay.listen(*driver.address(context), settings.port or 0) as (line, address), interrupts.preserved():
+        with (
+            relay.listen(*driver.address(context), settings.port or 0, workers) as (line, address),
+            interrupts.preserved(),
+        ):
             order = driver.order(fn, args, address, context, settings)
             try:
                 with horovod_hooks.installed(line.process_exited):

@@ -11,13 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sparton.config import SECRET, Config
-from sparton.distributed import networks
+from sparton.distributed import external, networks
 from sparton.distributed.direct import DIRECT_SUM_BYTES
 from sparton.distributed.external import ExternalLauncher
 from sparton.distributed.launcher import Launcher
 from sparton.distributed.process import ProcessLauncher
 from sparton.distributed.world import described
-from sparton.errors import TrainingError, WorkerError
+from sparton.errors import ConfigError, TrainingError, WorkerError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -134,6 +134,24 @@ def needs_spark(settings: LaunchSettings) -> bool:
     return chosen(settings) in ("barrier", "spark")
 
 
+def check_surroundings(settings: LaunchSettings) -> None:
+    """Check that the workers which something outside has started are those of the settings.
+
+    Raises
+    ------
+    ConfigError
+        If their number is another one, there are none, or each of them would start workers of its own.
+    """
+    world = described()
+    if chosen(settings) == ExternalLauncher.name:
+        external.place(settings)
+    elif world is not None:
+        raise ConfigError(
+            f"launch.launcher={settings.launcher}, but {world.size} processes were started, each of which would train "
+            "alone; set launch.launcher to auto or external, or start one process"
+        )
+
+
 def launch(
     fn: Callable[..., Any],
     args: Sequence[Any] = (),
@@ -178,11 +196,11 @@ def launch(
 
 def _launcher(spark: SparkSession | None, settings: LaunchSettings) -> Launcher:
     name = chosen(settings)
-    if settings.launcher == "auto" and name != ProcessLauncher.name:
-        logger.info("launch.launcher=auto: %s", name)
     if name == ProcessLauncher.name:
         return ProcessLauncher(settings.threads_per_worker)
     if name == ExternalLauncher.name:
+        if settings.launcher == "auto":  # on Spark the launcher itself says which one it is
+            logger.info("launch.launcher=auto: %s", name)
         return ExternalLauncher(settings)
     if spark is None:
         raise TrainingError(f"launch.launcher={name}: {settings.workers} workers need a Spark session; found none")

@@ -54,7 +54,7 @@ class DriverLink:
             ) from error
         self._socket.settimeout(None)
         wire.keep_alive(self._socket)
-        self.send("hello", rank=rank, role=role)
+        self.send("hello", rank=rank, role=role, host=socket.gethostname())
         threading.Thread(target=self._listen, name="sparton-driver-link", daemon=True).start()
         # A process that ends at once would otherwise be one that has never reached the driver.
         self._heard.wait(ACKNOWLEDGE_TIMEOUT_S)

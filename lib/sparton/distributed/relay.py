@@ -25,6 +25,7 @@ from sparton.errors import TrainingError
 SECRET_BYTES = 32
 SIGNALLED = 128  # an exit status above it is the number of a signal
 TAIL_LINES = 40
+SHOWN_HOSTS = 8
 HELLO_TIMEOUT_S = 30.0
 """How long a stranger that says nothing can hold a thread of the driver."""
 EXIT_ABORTED = 70  # of a worker that has ended because the driver said so
@@ -77,8 +78,10 @@ class Failure:
 class Relay:
     """Receives what the workers of one launch report; see :func:`listen`."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, workers: int = 0) -> None:
         self.secret = secret
+        self._workers = workers
+        self._hosts: dict[int, str] = {}
         self._lock = threading.Lock()
         self._failures: list[Failure] = []
         self._failed_at: float | None = None
@@ -127,10 +130,16 @@ class Relay:
             if not repeated:
                 self._connected[role, rank] = writer
                 self._heard.add((role, rank))
+            starting = role == SUPERVISOR and not repeated
+            if starting:
+                self._hosts[rank] = str(hello["host"])
+            hosts = [self._hosts[each] for each in sorted(self._hosts)]
             stopping = self._over or bool(self._failures)
         self._send(writer, "heard")
         if stopping or repeated:
             self._send(writer, "abort")
+        elif starting and len(hosts) == self._workers:
+            logger.info("%d workers have started on %s: loading TensorFlow, connecting", len(hosts), _listed(hosts))
         if repeated:
             return
         while (message := self._read(reader)) is not None and message["kind"] not in FINAL_WORDS:
@@ -252,7 +261,7 @@ class Relay:
 
 
 @contextlib.contextmanager
-def listen(host: str, bind: str, port: int = 0) -> Iterator[tuple[Relay, Address]]:
+def listen(host: str, bind: str, port: int = 0, workers: int = 0) -> Iterator[tuple[Relay, Address]]:
     """Serve the workers of one launch; those that are left when the block ends are told to stop.
 
     Parameters
@@ -263,13 +272,15 @@ def listen(host: str, bind: str, port: int = 0) -> Iterator[tuple[Relay, Address
         The local address to listen on.
     port
         The port; 0 takes any free one.
+    workers
+        How many are to start before the log says so.
 
     Raises
     ------
     TrainingError
         If the port is taken.
     """
-    relay = Relay(secrets.token_bytes(SECRET_BYTES))
+    relay = Relay(secrets.token_bytes(SECRET_BYTES), workers)
 
     class Handler(socketserver.StreamRequestHandler):
         def setup(self) -> None:
@@ -300,6 +311,13 @@ def listen(host: str, bind: str, port: int = 0) -> Iterator[tuple[Relay, Address
             relay.dismiss()
             server.shutdown()
             thread.join()
+
+
+def _listed(hosts: list[str]) -> str:
+    """Return the names of hosts, in the order of ranks, as a log can bear them."""
+    names = list(dict.fromkeys(hosts))
+    more = f" and {len(names) - SHOWN_HOSTS} more" if len(names) > SHOWN_HOSTS else ""
+    return ("host " if len(names) == 1 else "hosts ") + ", ".join(names[:SHOWN_HOSTS]) + more
 
 
 def _silent_end(rank: int, code: int | None, heard: bool, killed_for: str | None) -> Failure:

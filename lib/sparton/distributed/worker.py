@@ -109,6 +109,7 @@ def main_stack() -> str:
 
 def _describe(error: BaseException) -> dict[str, Any]:
     trace = "".join(traceback.format_exception(error))
+    error = direct.shown(error)
     final = not is_mendable(error)
     return {"reason": reason(error), "traceback": wire.clip(trace), "echo": is_echo(error), "final": final}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from sparton.distributed import devices
 from sparton.distributed.collectives import Collectives, LocalCollectives
 from sparton.distributed.direct import DIRECT_SUM_BYTES
-from sparton.errors import TrainingError
+from sparton.errors import ConfigError, TrainingError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def announced(environment: Mapping[str, str] | None = None) -> World | None:
 
     Raises
     ------
-    TrainingError
-        If the variables contradict each other.
+    ConfigError
+        If the variables contradict each other, or are no numbers.
     """
     variables = os.environ if environment is None else environment
     for names in LAUNCHERS:
@@ -91,15 +94,15 @@ def announced(environment: Mapping[str, str] | None = None) -> World | None:
         if rank is None and size is None:
             continue
         if rank is None or size is None:
-            raise TrainingError(
+            raise ConfigError(
                 f"{names[0]}={rank} and {names[1]}={size}: expected both to be set or neither; "
                 "start the workers with a launcher or unset the variable"
             )
         number, count = _number(names[0], rank), _number(names[1], size)
         if not number < count:
-            raise TrainingError(f"{names[0]}={rank} and {names[1]}={size}: expected a rank below the size")
-        local = variables.get(names[2])
-        return World(number, count, min(int(local), count - 1) if local else 0)
+            raise ConfigError(f"{names[0]}={rank} and {names[1]}={size}: expected a rank below the size")
+        local = _number(names[2], variables.get(names[2]) or "0")
+        return World(number, count, min(local, count - 1))
     return None
 
 
@@ -119,8 +122,10 @@ def connect(environment: Mapping[str, str] | None = None, direct_sum_bytes: int 
 
     Raises
     ------
+    ConfigError
+        If the variables contradict each other, or are no numbers.
     TrainingError
-        If the variables contradict each other, Horovod is not installed or it finds another world.
+        If Horovod is not installed or finds another world.
     """
     world = described(environment)
     if world is not None:
@@ -133,7 +138,7 @@ def connect(environment: Mapping[str, str] | None = None, direct_sum_bytes: int 
 def _number(name: str, text: str) -> int:
     lowest = 1 if name.endswith("SIZE") else 0
     if not text.isdecimal() or int(text) < lowest:
-        raise TrainingError(f"{name}={text!r}: expected a whole number, {lowest} or more")
+        raise ConfigError(f"{name}={text!r}: expected a whole number, {lowest} or more")
     return int(text)
 
 
@@ -148,4 +153,8 @@ def _connect_horovod(world: World, direct_sum_bytes: int) -> Connection:
             f"this process was started as rank {world.rank} of {world.size}, Horovod finds rank {rank} of {size}: it "
             "cannot speak to the launcher (is it built with MPI?); use horovodrun --gloo or a launcher on Spark"
         )
-    return Connection(World(rank, size, local_rank), horovod_backend.HorovodCollectives(rank, direct_sum_bytes))
+    collectives = horovod_backend.HorovodCollectives(rank, direct_sum_bytes)
+    if rank == 0:
+        interface = os.environ.get("HOROVOD_GLOO_IFACE")
+        logger.info("world of %d connected%s", size, f" over {interface}" if interface else "")
+    return Connection(World(rank, size, local_rank), collectives)

@@ -20,7 +20,7 @@ from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, di
 from sparton.pipeline.record import recorded_sums
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
-from sparton.pipeline.stage import StageCall, StageResult, run_stage
+from sparton.pipeline.stage import StageCall, StageResult, check_alone, run_stage
 from sparton.pipeline.times import time_figures
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def cluster(
     ------
     UsageError
         If the input is missing, something that this stage did not make stands at the output, the lanes cannot be
-        shared equally by the workers, or several workers shall share files that are no set.
+        shared equally by the workers, several workers shall share files that are no set, or several processes were
+        started.
+    ConfigError
+        If ``launch.launcher`` is ``external`` and nothing outside has started this process.
     DataError
         If the input is a set of another kind, no feature varies, or a shard is not what its manifest says. Of files as
         they are: if a column is missing or not numeric, they do not fit into memory, or too many rows are rejected.
@@ -64,8 +67,9 @@ def cluster(
         If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, slots are
         missing, a worker fails or ranks disagree.
     """
+    check_alone("cluster")
+    settings.check_training("cluster")
     data, chosen = settings.folder("set", input), settings.cluster
-    settings.check_lanes("cluster")
     if not storage.exists(data):
         raise UsageError(
             f"no folder at {data}, expected a table set or one of Parquet files; run 'sparton prepare --kind table', "

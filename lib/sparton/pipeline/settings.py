@@ -13,7 +13,7 @@ from sparton.data.ingest_settings import IngestSettings
 from sparton.data.plan import checked_lanes
 from sparton.data.settings import PrepareSettings, TableSettings
 from sparton.data.validation.settings import RulesSettings
-from sparton.distributed.launch import LaunchSettings
+from sparton.distributed.launch import LaunchSettings, check_surroundings
 from sparton.ml.settings import AssignSettings
 from sparton.physics.settings import GenerationSettings
 from sparton.pipeline.evaluation import EvaluateSettings
@@ -86,13 +86,16 @@ class PipelineSettings(Config):
         """Return the folder of a role: the one given, else its place in the workspace."""
         return storage.absolute(given if given is not None else storage.join(self.workspace, role))
 
-    def check_lanes(self, section: Literal["train", "cluster"]) -> None:
-        """Check that the workers can share the lanes of a training.
+    def check_training(self, section: Literal["train", "cluster"]) -> None:
+        """Check that the workers of a training can share its lanes, and are those that were started, if any were.
 
         Raises
         ------
+        ConfigError
+            If other workers than those of ``launch`` were started by something outside, or none.
         UsageError
             If workers would have unequal numbers of lanes, or lanes unequal numbers of rows in a step.
         """
         training: TrainSettings | ClusterSettings = self.train if section == "train" else self.cluster
         checked_lanes(training.lanes, self.launch.workers, training.batch_size, f"{section}.lanes")
+        check_surroundings(self.launch)

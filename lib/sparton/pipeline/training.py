@@ -48,13 +48,14 @@ def train(
         If the input is missing, something that this stage did not make stands at the output, or the lanes cannot be
         shared equally by the workers.
     ConfigError
-        If the bundle to start from is of another network or of other inputs.
+        If the bundle to start from is of another network or of other inputs, or other workers than those of
+        ``launch`` were started by something outside: before anything is written, on every rank.
     DataError
         If the input is not a training set, or a shard is not what its manifest says.
     TrainingError
         If slots are missing, a worker fails, ranks disagree, a loss is not finite or gradients keep overflowing.
     """
-    settings.check_lanes("train")
+    settings.check_training("train")
     data, start = settings.folder("set", input), settings.train.start_from
     inputs = {"set": data} | ({"bundle": storage.absolute(start)} if start is not None else {})
     training = settings.train.model_copy(update={"start_from": inputs.get("bundle")})
@@ -70,6 +71,7 @@ def train(
         return _follow(call, arguments, world.rank)
 
     def body(staging: str) -> dict[str, Any]:
+        logger.info("loading TensorFlow%s", " and Spark" if needs_spark(settings.launch) else "")
         from sparton.data.manifest import read_manifest
         from sparton.ucluster.bundle import read_description, verify
         from sparton.ucluster.start import check_centroids, check_fits, check_selection

@@ -12,7 +12,7 @@ from sparton.pipeline.evaluation import evaluate
 from sparton.pipeline.generation import generate
 from sparton.pipeline.preparation import prepare
 from sparton.pipeline.settings import PipelineSettings
-from sparton.pipeline.stage import StageResult
+from sparton.pipeline.stage import StageResult, check_alone
 from sparton.pipeline.training import train
 
 Stage = Callable[..., StageResult]
@@ -26,12 +26,16 @@ def run(settings: PipelineSettings, *, force: bool = False) -> list[StageResult]
     Raises
     ------
     UsageError
-        If the lanes of the training cannot be shared equally by the workers, before any stage begins.
+        If the lanes of the training cannot be shared equally by the workers, or several processes were started,
+        before any stage begins.
+    ConfigError
+        If ``launch.launcher`` is ``external`` and nothing outside has started this process.
     """
+    check_alone("run")
     stages: tuple[Stage, ...] = (generate, prepare, train, assign, evaluate)
     if settings.kind == "table":
         stages = (prepare, cluster, assign, evaluate)
-    settings.check_lanes("cluster" if settings.kind == "table" else "train")
+    settings.check_training("cluster" if settings.kind == "table" else "train")
     return [stage(settings, force=force) for stage in stages]
 
 

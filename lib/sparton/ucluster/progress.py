@@ -7,6 +7,7 @@ from typing import Any
 
 from sparton.data.plan import Position
 from sparton.distributed.times import Times
+from sparton.ucluster.schedule import Skipped
 from sparton.ucluster.step import Losses
 
 
@@ -24,6 +25,9 @@ class Progress:
         Of the losses total, focal, clustering and balance over the jets of this epoch so far.
     jets, skipped
         Their number, and that of the steps that changed nothing.
+    skipped_rows, skipped_before
+        Rows of all steps so far that changed nothing, and of those before the phase at work: steps of another world
+        have another number of rows.
     timed_jets, seconds
         Jets of the epoch's steps so far that were not the first one of a process, which is traced, and their time.
     times
@@ -35,6 +39,8 @@ class Progress:
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     jets: float = 0.0
     skipped: float = 0.0
+    skipped_rows: int = 0
+    skipped_before: int = 0
     timed_jets: float = 0.0
     seconds: float = 0.0
     times: Times = field(default_factory=Times)
@@ -54,6 +60,7 @@ class Progress:
         self.sums = [total + loss * jets for total, loss in zip(self.sums, losses[:4], strict=True)]
         self.jets += jets
         self.skipped += skipped
+        self.skipped_rows += int(skipped) * self.position.at_work.global_batch
         self.steps += 1
         self.position = self.position.advanced()
 
@@ -70,6 +77,15 @@ class Progress:
         """Return the mean losses over the jets of this epoch so far, their number and that of skipped steps."""
         total, focal, clustering, balance = (value / self.jets for value in self.sums)
         return Losses(total, focal, clustering, balance, self.jets, self.skipped)
+
+    def skipped_steps(self) -> Skipped:
+        """Return the rows of steps that changed nothing as steps of the world at work."""
+        rows = self.position.at_work.global_batch
+        return Skipped(*(round(each / rows) for each in (self.skipped_rows, self.skipped_rows - self.skipped_before)))
+
+    def next_phase(self) -> None:
+        """Begin the joint phase."""
+        self.skipped_before = self.skipped_rows
 
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""

@@ -17,7 +17,10 @@ from sparton.ucluster.step import Schedule
 
 
 class Skipped(NamedTuple):
-    """Steps so far that changed nothing since gradients overflowed: of the training, and of the phase at work."""
+    """Steps so far that changed nothing since gradients overflowed: of the training, and of the phase at work.
+
+    Where another number of workers has made some of them, it is the steps of the world at work with as many rows.
+    """
 
     whole: int = 0
     phase: int = 0

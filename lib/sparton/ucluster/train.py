@@ -29,11 +29,11 @@ from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import classifier_centroids, first_centroids
 from sparton.ucluster.curve import CurveRow, to_csv
-from sparton.ucluster.epochs import PRETRAIN, epoch_line, epoch_row
+from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.networks import Network
 from sparton.ucluster.progress import Progress
-from sparton.ucluster.schedule import Skipped, changed_by_steps, changed_rates, schedule_at
+from sparton.ucluster.schedule import changed_by_steps, changed_rates, schedule_at
 from sparton.ucluster.selection import Selection
 from sparton.ucluster.settings import ModelSettings, TrainSettings
 from sparton.ucluster.start import first_network, identity
@@ -174,6 +174,7 @@ class Trainer:
             Naming a shard that is missing or is not what the manifest says.
         """
         world = self.connection.world
+        self._tell(f"checking the shards of {self.set_folder}")
         shards = [shard for split in sorted(self.manifest.splits) for shard in self.manifest.shards(split)]
         bad = bad_shards(self.set_folder, shards[world.rank :: world.size], checksums=True)
         if bad:
@@ -196,14 +197,8 @@ class Trainer:
     def schedule(self, plan: EpochPlan, step: int) -> Schedule:
         """Return the schedule of a step of a plan: that of the step as far from the epoch's end as it is."""
         size, epoch, steps = self.connection.world.size, self.progress.position.epoch, self._epoch_steps
-        return schedule_at(self.settings, size, epoch, steps - plan.steps + step, steps, self.skipped)
-
-    @property
-    def skipped(self) -> Skipped:
-        """Steps so far that changed nothing."""
-        whole, joint = self.step.skipped, self.progress.position.epoch >= self.settings.pretrain_epochs
-        earlier = sum(row.skipped or 0 for row in self.rows if row.phase == PRETRAIN) if joint else 0
-        return Skipped(whole, whole - earlier)
+        skipped = self.progress.skipped_steps()
+        return schedule_at(self.settings, size, epoch, steps - plan.steps + step, steps, skipped)
 
     def _epoch(self) -> None:
         progress = self.progress
@@ -211,6 +206,7 @@ class Trainer:
         joint = epoch >= self.settings.pretrain_epochs
         if epoch == self.settings.pretrain_epochs and progress.position.at_start:
             self._place_centroids()
+            progress.next_phase()
         plan = self.plan()
         self._steps(plan)
         last = self.schedule(plan, plan.steps - 1)
@@ -236,6 +232,8 @@ class Trainer:
         since = time.perf_counter()
         with data_errors():
             for batch in watch.reading(self.batches(plan)):
+                if not self._traced:
+                    self._tell("compiling the first step")
                 losses = self.step(batch, self.schedule(plan, progress.position.step))
                 values = [float(value) for value in losses]
                 self._check_finite(values[:4])
@@ -249,6 +247,11 @@ class Trainer:
                     self._save()
                     watch.lap("other")
                 since = time.perf_counter()
+
+    def _tell(self, waited_for: str) -> None:
+        """Let rank 0 say what all ranks would say alike."""
+        if self.connection.world.is_root:
+            logger.info("%s", waited_for)
 
     def _check_finite(self, values: list[float]) -> None:
         bad = [name for name, value in zip(Losses._fields, values, strict=False) if not math.isfinite(value)]
