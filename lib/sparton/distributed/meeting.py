@@ -92,7 +92,7 @@ def connect(
         return DirectSums(rank, size, *meeting.meet())
 
 
-@dataclass
+@dataclass(eq=False)
 class _Line:
     """What has come of the first line on a connection.
 
