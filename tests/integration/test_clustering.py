@@ -29,6 +29,7 @@ from sparton.sgd.kmeans import KMeans
 from sparton.sgd.possibilistic import PossibilisticCMeans
 from sparton.sgd.settings import ClusterSettings, KMeansSettings, PossibilisticSettings
 from sparton.sgd.train import ClusterSummary, train
+from tests.mpi import free_port, run_both
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -223,6 +224,24 @@ def test_two_horovod_workers_compute_what_simulated_ones_do(
         simulated = tmp_path / f"{name}-simulated"
         simulate(2, lambda rank: run(workspace, simulated, rank, settings))  # noqa: B023 - is called at once
         assert np.abs(centroids(tmp_path / name) - centroids(simulated / "bundle")).max() < 1e-12
+
+
+def test_processes_of_mpirun_cluster_together(workspace: Path, tmp_path: Path) -> None:
+    """Rank 0 publishes one bundle; the same command again finds it up to date, and tells the other rank so."""
+    named = ("n_clusters", "epochs", "batch_size", "decay")
+    values = [f"cluster.{name}={getattr(TRAINING, name)}" for name in named]
+    where = [f"launch.rendezvous=127.0.0.1:{free_port()}"]
+    command = ["-m", "sparton", "cluster", "--workspace", str(tmp_path), "--input", str(workspace / "set")]
+    command += ["--workers", "2", *itertools.chain.from_iterable(("--set", value) for value in values + where)]
+    ended = run_both(command)
+    assert [status for status, _ in ended] == [0, 0], ended
+    simulate(2, lambda rank: run(workspace, tmp_path / "simulated", rank))
+    assert np.abs(centroids(tmp_path / "model") - centroids(tmp_path / "simulated" / "bundle")).max() < 1e-12
+    before = (tmp_path / "model" / "metrics.json").stat()
+    again = run_both(command)
+    assert [status for status, _ in again] == [0, 0], again
+    assert "up to date" in again[0][1]
+    assert (tmp_path / "model" / "metrics.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_possibilistic_clusters_from_the_set_to_the_report(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +12,7 @@ import pytest
 
 from sparton.distributed import rendezvous, wire
 from sparton.distributed.rendezvous import MEETING
+from tests.mpi import MPICH, OPEN_MPI, free_port, run_both, run_rank
 
 PROGRAM = """
 import json, os, sys
@@ -34,39 +32,17 @@ except SpartonError as error:
     os._exit(error.exit_status)
 """
 
-MPICH = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
-OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def started(names: tuple[str, str, str], rank: int, settings: str, **more: str) -> tuple[int, str]:
-    """Run a process as mpirun would; return its status and output."""
-    variables = dict(zip(names, (str(rank), "2", str(rank)), strict=True))
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, settings],
-        env=own | variables | more, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    return ended.returncode, ended.stdout + ended.stderr
-
 
 @pytest.mark.parametrize("names", [MPICH, OPEN_MPI])
 def test_processes_of_mpirun_train_together_without_mpi(names: tuple[str, str, str]) -> None:
-    settings = f'{{"rendezvous": "localhost:{free_port()}"}}'
-    with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(lambda rank: started(names, rank, settings), range(2)))
-    for rank, (status, output) in enumerate(ended):
+    where = f'{{"rendezvous": "localhost:{free_port()}"}}'
+    for rank, (status, output) in enumerate(run_both(["-c", PROGRAM, where], names)):
         assert status == 0, output
         assert f"answer [[{rank}, {rank}, [3.0, 3.0], true]]" in output
 
 
 def test_without_a_place_to_meet_the_way_out_is_told() -> None:
-    status, output = started(MPICH, 1, "{}")
+    status, output = run_rank(1, ["-c", PROGRAM, "{}"])
     assert status == 2
     assert "ConfigError: rank 1 of 2: Horovod is built without MPI here" in output
     assert "--set launch.rendezvous=HOST:PORT" in output
@@ -74,7 +50,7 @@ def test_without_a_place_to_meet_the_way_out_is_told() -> None:
 
 def test_who_waits_in_vain_says_for_whom() -> None:
     where = f"127.0.0.1:{free_port()}"
-    status, output = started(MPICH, 1, f'{{"rendezvous": "{where}", "start_timeout_s": 2}}')
+    status, output = run_rank(1, ["-c", PROGRAM, f'{{"rendezvous": "{where}", "start_timeout_s": 2}}'])
     assert status == 1
     assert f"WorkerError: rank 0 does not listen at launch.rendezvous={where} within" in output
 
@@ -82,7 +58,7 @@ def test_who_waits_in_vain_says_for_whom() -> None:
 def test_processes_of_another_job_are_not_heard() -> None:
     where = f'{{"rendezvous": "127.0.0.1:{free_port()}", "start_timeout_s": 6}}'
     with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(lambda rank: started(MPICH, rank, where, SLURM_JOB_ID=str(rank)), range(2)))
+        ended = list(pool.map(lambda rank: run_rank(rank, ["-c", PROGRAM, where], SLURM_JOB_ID=str(rank)), range(2)))
     assert [status for status, _ in ended] == [1, 1]
     assert "ranks [1] of 2 have not come" in ended[0][1]
     assert "rank 0 waits for others" in ended[1][1] or "does not listen" in ended[1][1]
@@ -91,7 +67,7 @@ def test_processes_of_another_job_are_not_heard() -> None:
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"127.0.0.1:{server.getsockname()[1]}"
-        status, output = started(MPICH, 0, f'{{"rendezvous": "{where}"}}')
+        status, output = run_rank(0, ["-c", PROGRAM, f'{{"rendezvous": "{where}"}}'])
     assert status == 2
     assert f"ConfigError: launch.rendezvous={where}: rank 0, on {socket.gethostname()}, cannot listen there" in output
 

@@ -101,8 +101,8 @@ def test_another_world_than_the_settings_is_refused_before_anything_is_written(
     folder = [] if command == "run" else ["--input", str(tmp_path / "set")]
     status, error = outcome([command, "--workspace", str(tmp_path / "w"), *folder, *arguments], capsys)
     assert status == 2
-    if command != "train" and "processes were started" in expected:
-        expected = f"2 processes were started, which would all run '{command}'; start 'train' alone"
+    if command == "run" and "processes were started" in expected:
+        expected = "2 processes were started, which would all run 'run'; start 'train' or 'cluster' alone"
     assert error.startswith(f"sparton {command}: ")
     assert expected in error
     assert len(error.splitlines()) == 1

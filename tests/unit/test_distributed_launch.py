@@ -243,7 +243,7 @@ def test_what_is_no_training_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_RANK", "1")
     monkeypatch.setenv("HOROVOD_SIZE", "2")
     with pytest.raises(
-        UsageError, match=r"2 processes were started, which would all run .generate.; start 'train' alone"
+        UsageError, match=r"2 processes were started, which would all run .generate.; start 'train' or 'cluster' alone"
     ):
         generate(PipelineSettings())
 

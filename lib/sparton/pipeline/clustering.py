@@ -20,8 +20,9 @@ from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, di
 from sparton.pipeline.record import recorded_sums
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
-from sparton.pipeline.stage import StageCall, StageResult, check_alone, run_stage
+from sparton.pipeline.stage import StageCall, StageResult, run_stage
 from sparton.pipeline.times import time_figures
+from sparton.pipeline.together import call_others, dismiss_others, follow, others_rank
 
 if TYPE_CHECKING:
     from sparton.sgd.train import ClusterSummary
@@ -39,6 +40,8 @@ def cluster(
 
     Checkpoints go to ``<workspace>/checkpoints``, in a folder of this very combination of settings and data. A run
     that was killed is continued from there; ``force`` starts anew. Targets are not read.
+
+    Under horovodrun or MPI every process calls this. Rank 0 is the one that publishes; the others train with it.
 
     Parameters
     ----------
@@ -67,7 +70,6 @@ def cluster(
         If there are fewer distinct rows than clusters, a cluster of possibilistic c-means has no width, slots are
         missing, a worker fails or ranks disagree.
     """
-    check_alone("cluster")
     settings.check_training("cluster")
     data, chosen = settings.folder("set", input), settings.cluster
     if not storage.exists(data):
@@ -83,11 +85,15 @@ def cluster(
     role = "table" if plain else "set"
     call = StageCall("cluster", sections, {role: data}, settings.folder("model", output), settings, force)
     checkpoints = checkpoint_folder(call, {"cluster": chosen.lasting()})
+    rank = others_rank()
+    if rank is not None:
+        from sparton.sgd.train import train
+
+        return follow(call, train, (data, checkpoints, "", chosen), rank)
 
     def body(staging: str) -> dict[str, Any]:
         with kept(checkpoints, force):
-            train = _train_rows if plain else _train_set
-            summary, read = train(settings, call, checkpoints, staging)
+            summary, read = (_train_rows if plain else _train_set)(settings, call, checkpoints, staging)
         return read | {
             "workers": settings.launch.workers,
             "steps": summary.steps,
@@ -101,6 +107,8 @@ def cluster(
 
     result = run_stage(call, body)
     discard(checkpoints)
+    if result.skipped:
+        dismiss_others(call)
     return result
 
 
@@ -114,6 +122,7 @@ def _train_set(
     check_rows(read_table_set(data), data)  # what cannot be clustered is refused before workers start
     spark = spark_session(settings.spark, "sparton cluster") if needs_spark(settings.launch) else None
     written, arguments = (staging, storage.parent(checkpoints)), (data, checkpoints, staging, settings.cluster)
+    call_others(call)
     return launch(where_seen, (written, train, *arguments), spark, settings.launch)[0], {}
 
 
@@ -147,7 +156,7 @@ def _load(precision: str) -> Callable[..., ClusterSummary]:
 def _require_one_process(settings: PipelineSettings, data: str) -> None:
     from sparton.distributed.launch import needs_spark
 
-    if needs_spark(settings.launch):
+    if settings.launch.workers > 1 or needs_spark(settings.launch):
         raise UsageError(
             f"{data}: no table set ({storage.MANIFEST} is missing), and files as they are go into the memory of one "
             "process; make a set that workers can share by 'sparton prepare --kind table', or leave --workers at 1"

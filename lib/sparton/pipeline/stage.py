@@ -37,8 +37,8 @@ from sparton.pipeline.run_folder import run_folder_of
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
 
-TOGETHER = "train"
-"""The stage that several processes may run together."""
+TOGETHER = ("train", "cluster")
+"""The stages that several processes may run together."""
 
 logger = logging.getLogger(__name__)
 
@@ -181,10 +181,10 @@ def check_alone(stage: str) -> None:
         If the stage is not one that several processes run together.
     """
     world = described()
-    if world is not None and stage != TOGETHER:
+    if world is not None and stage not in TOGETHER:
         raise UsageError(
             f"{world.size} processes were started, which would all run {stage!r}; "
-            f"start {TOGETHER!r} alone under horovodrun or MPI"
+            f"start {' or '.join(map(repr, TOGETHER))} alone under horovodrun or MPI"
         )
 
 

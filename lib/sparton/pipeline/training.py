@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from sparton import storage
-from sparton.distributed import external
 from sparton.distributed.launch import launch, needs_spark
 from sparton.distributed.seen import where_seen
-from sparton.distributed.world import described
 from sparton.pipeline.checkpoints import WORKERS, Workers, checkpoint_folder, discard, kept
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
 from sparton.pipeline.times import time_figures
+from sparton.pipeline.together import call_others, dismiss_others, follow, others_rank
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +63,11 @@ def train(
     call = StageCall("train", sections, inputs, settings.folder("model", output), settings, force)
     found = all(storage.exists(folder) for folder in inputs.values())
     checkpoints = checkpoint_folder(call, {"train": lasting}) if found else ""
-    world = described()
-    if world is not None and not world.is_root:
-        arguments = (data, checkpoints, "", settings.model, training)
-        return _follow(call, arguments, world.rank)
+    rank = others_rank()
+    if rank is not None:
+        from sparton.ucluster.train import train as train_ucluster
+
+        return follow(call, train_ucluster, (data, checkpoints, "", settings.model, training), rank)
 
     def body(staging: str) -> dict[str, Any]:
         logger.info("loading TensorFlow%s", " and Spark" if needs_spark(settings.launch) else "")
@@ -86,8 +85,7 @@ def train(
         spark = spark_session(settings.spark, "sparton train") if needs_spark(settings.launch) else None
         arguments = (data, checkpoints, staging, settings.model, training)
         with kept(checkpoints, force):
-            if world is not None:
-                external.summon(settings.launch, start=True)
+            call_others(call)
             written = (staging, storage.parent(checkpoints))
             summary = launch(where_seen, (written, train_ucluster, *arguments), spark, settings.launch)[0]
         return {
@@ -102,17 +100,6 @@ def train(
 
     result = run_stage(call, body)
     discard(checkpoints)
-    if world is not None and result.skipped:
-        external.summon(settings.launch, start=False)
+    if result.skipped:
+        dismiss_others(call)
     return result
-
-
-def _follow(call: StageCall, arguments: tuple[Any, ...], rank: int) -> StageResult:
-    """Train as another rank than 0 with what rank 0 publishes."""
-    from sparton.ucluster.train import train as train_ucluster
-
-    started, launching = time.perf_counter(), call.configuration.launch
-    start = external.summoned(launching)
-    if start:
-        launch(train_ucluster, arguments, None, launching)
-    return StageResult(call.stage, call.output, {"rank": rank}, not start, time.perf_counter() - started)
