@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparton import __version__
-from sparton.errors import RulesError, SpartonError, UsageError
+from sparton.errors import RulesError, SpartonError, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from sparton.pipeline.settings import PipelineSettings
@@ -23,7 +23,7 @@ EPILOG = """\
 A stage reads a folder and publishes a folder; the same settings and input twice: the second run is skipped.
 Where --input and --output are not given, the stages find each other in the configuration's workspace.
 
-exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold, 130 interrupted (Ctrl-C)
+exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 rules do not hold, 130 Ctrl-C, 143 SIGTERM
 
 example:
   sparton run --config conf/jets_demo.yaml
@@ -90,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runner(options)
     except SpartonError as error:
         print(f"sparton {options.command}: {error}", file=sys.stderr)
+        if isinstance(error, WorkerError):
+            print(f"{_way_on(options)}; where Spark starts the workers, --retries N does so by itself", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -114,7 +114,7 @@ def _take(filesystem: Any, path: str, mine: Owner, what: str) -> None:
             since = time.strftime("%H:%M:%S", time.localtime(found.renewed))
             raise DataError(
                 f"{what}: another run (process {found.pid} on {found.host}, last heard of at {since}) is writing it; "
-                f"wait for its end, or choose another output. Its lock, {path}, ends with it"
+                f"wait for its end, or give this one another output and workspace. Its lock, {path}, ends with it"
             )
         _discard(filesystem, path, found.token)
     raise DataError(f"{what}: the lock {path} is wanted by other runs, too; try again")

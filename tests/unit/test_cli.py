@@ -14,6 +14,8 @@ import pytest
 
 from sparton import storage
 from sparton.cli import STAGES, main
+from sparton.config import load_config
+from sparton.errors import ConfigError, WorkerError
 from sparton.pipeline.session import SparkSettings
 from sparton.pipeline.settings import PipelineSettings
 from sparton.pipeline.stage import StageCall, run_stage
@@ -110,12 +112,48 @@ def test_another_world_than_the_settings_is_refused_before_anything_is_written(
 
 
 def test_secrets_are_refused_without_being_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = outcome(["generate", "--set", "spark.conf.spark.authenticate.secret=sesame"], capsys)
+    assert status == 2
+    assert "spark.authenticate.secret is a secret" in error
+    assert "sesame" not in error
     status, error = outcome(["generate", "--set", "spark.conf={spark.authenticate.secret: sesame}"], capsys)
     assert status == 2
     assert error == (
         "sparton generate: --set spark.conf: spark.conf: spark.authenticate.secret is a secret, which would be seen in "
         "command lines and run folders; put it into the spark-defaults.conf of SPARK_CONF_DIR"
     )
+
+
+def test_properties_of_spark_are_given_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("spark: {conf: {spark.speculation: false, spark.task.cpus: 2, spark.a.b: c}}\n")
+    given = ["spark.conf.spark.speculation=true", "spark.conf.spark.a.d=1.5", "spark.conf.spark.a.b.e=f"]
+    settings = load_config(PipelineSettings, tmp_path / "c.yaml", given)
+    assert settings.spark.conf == {
+        "spark.speculation": "true", "spark.task.cpus": "2", "spark.a.b": "c", "spark.a.d": "1.5", "spark.a.b.e": "f"
+    }  # fmt: skip
+    assert load_config(PipelineSettings, None, ["spark.conf={spark.speculation: true}"]).spark.conf == {
+        "spark.speculation": "true"
+    }
+    with pytest.raises(ConfigError, match=r"spark\.conf"):
+        load_config(PipelineSettings, None, ["spark.conf={spark.jars: [a, b]}"])
+
+
+def test_a_lost_worker_is_told_with_the_way_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise WorkerError("rank 1 of 2: the process was killed by signal 9 (SIGKILL)")
+
+    monkeypatch.setattr("sparton.pipeline.training.run_stage", lost)
+    monkeypatch.setattr("sparton.pipeline.training.StageCall", lambda *_: None)
+    monkeypatch.setattr("sparton.pipeline.training.checkpoint_folder", lambda *_: "")
+    status, error = outcome(["train"], capsys)
+    assert status == 1
+    assert error.splitlines() == [
+        "sparton train: rank 1 of 2: the process was killed by signal 9 (SIGKILL)",
+        "What was published before stays; the same command goes on from the last checkpoint, if there is one; "
+        "where Spark starts the workers, --retries N does so by itself",
+    ]
 
 
 def test_files_of_secrets_are_no_secrets() -> None:

@@ -191,7 +191,10 @@ def launch(
             return launcher.run(fn, tuple(args))
         except WorkerError as error:
             logger.warning("%s; starting again, from the last checkpoint (retry %d of %d)", error, attempt, retries)
-    return launcher.run(fn, tuple(args))
+    try:
+        return launcher.run(fn, tuple(args))
+    except WorkerError as error:
+        raise (WorkerError(f"{error}; no retry is left of launch.retries={retries}") if retries else error) from None
 
 
 def _launcher(spark: SparkSession | None, settings: LaunchSettings) -> Launcher:

@@ -150,8 +150,8 @@ def take_over(
         told = f"the checkpoint is of a world of {before.world_size}, this one has {after} workers"
         if keeps and not rates:
             logger.info(
-                "%s: with the same %d lanes and %d rows in a step it goes on with the same batches, and ends with what "
-                "an uninterrupted run of either ends with, to rounding",
+                "%s: with the same %d lanes and %d rows in a step it goes on with the same batches, and computes what "
+                "an uninterrupted run of either would, but for rounding",
                 told,
                 lanes,
                 before.global_batch,

@@ -8,10 +8,11 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -56,8 +57,8 @@ class SparkSettings(Config):
     master
         Master URL where this process starts Spark; None: ``local[*]``. Under spark-submit its master counts.
     conf
-        Further Spark properties. Secrets do not belong here, where they reach the JVM's command line and the run
-        folder; they belong into ``spark-defaults.conf``.
+        Further Spark properties, such as ``--set spark.conf.spark.driver.memory=4g``. Secrets do not belong here, where
+        they reach the JVM's command line and the run folder; they belong into ``spark-defaults.conf``.
     """
 
     master: str | None = None
@@ -70,6 +71,12 @@ class SparkSettings(Config):
             raise ValueError("expected local, local[N], spark://HOST:PORT, yarn or k8s://URL")
         return master
 
+    @field_validator("conf", mode="before")
+    @classmethod
+    def _as_texts(cls, conf: Any) -> Any:
+        """Join names that ``--set spark.conf.NAME=VALUE`` has split at their dots, and write values as Spark does."""
+        return dict(_flat(conf)) if isinstance(conf, dict) else conf
+
     @field_validator("conf")
     @classmethod
     def _without_secrets(cls, conf: dict[str, str]) -> dict[str, str]:
@@ -81,6 +88,16 @@ class SparkSettings(Config):
                     "put it into the spark-defaults.conf of SPARK_CONF_DIR", {"key": key},
                 )  # fmt: skip
         return conf
+
+
+def _flat(conf: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    for key, value in conf.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{rest}", inner) for rest, inner in _flat(value))
+        elif isinstance(value, bool | int | float):
+            yield key, str(value).lower()
+        else:
+            yield key, value
 
 
 def spark_session(settings: SparkSettings, app_name: str) -> SparkSession:
