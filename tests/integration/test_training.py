@@ -284,6 +284,12 @@ def test_another_number_of_workers_goes_on_with_the_rows_that_are_left(
     assert first.steps == second.steps == STEPS + 3 + rest + 2 * -(-rows // 128)
     assert first.last["val_focal"] == pytest.approx(second.last["val_focal"])
     assert float(curve(tmp_path)[-1]["train_focal"]) < float(curve(tmp_path)[0]["train_focal"])
+    (alone, before), (both, after) = first.times.worlds
+    assert (alone, both) == (1, 2)
+    assert before.exchange == 0 < min(before.compute, after.compute, after.exchange)
+    metrics = json.loads((tmp_path / "bundle" / "metrics.json").read_text())
+    assert metrics["worker_s"] == pytest.approx(before.total + 2 * after.total)
+    assert metrics["mean_training_s"] == pytest.approx(before.total + after.total)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sparton.config import fingerprint
 from sparton.data.batches import batches, data_errors
 from sparton.data.manifest import bad_shards, read_manifest
-from sparton.data.plan import EpochPlan, Position, plan_epoch
+from sparton.data.plan import EpochPlan, plan_epoch
 from sparton.data.settings import TRAIN
 from sparton.distributed import agreement
 from sparton.distributed.resumption import Checkpoints, take_over
@@ -127,8 +127,8 @@ class Trainer:
         self.settings = training
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
-        self.progress = Progress(Position.start(connection.world.size, training.batch_size))
-        self.watch = Stopwatch(connection.collectives, self.progress.times)
+        self.progress = Progress.start(connection.world.size, training.batch_size)
+        self.watch = Stopwatch(connection.collectives, self.progress.times.own)
         self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
@@ -159,7 +159,7 @@ class Trainer:
         if not self.settings.joint_epochs:
             self._place_centroids()
         self.watch.lap("other")
-        times = WorkerTimes.gathered(self.connection, self.progress.times)
+        times = self.progress.times.gathered(self.connection)
         if self.connection.world.is_root:
             self._write_bundle(bundle_folder, times)
         self.connection.collectives.barrier()
@@ -316,8 +316,9 @@ class Trainer:
         self.selection.restore(state, notes["selection"])
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         progress = Progress.of(notes["progress"])
+        progress.times = progress.times.taken_over(self.connection.world.size)
         self.progress = progress
-        self.watch = Stopwatch(self.connection.collectives, progress.times)
+        self.watch = Stopwatch(self.connection.collectives, progress.times.own)
         if progress.position.epoch == self.settings.epochs:
             return
         self._take_over()
