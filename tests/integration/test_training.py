@@ -175,6 +175,9 @@ def test_speed_leaves_out_the_step_that_is_traced(
     assert jets == pytest.approx([total - 2 * TRAINING.batch_size, total], rel=0.01)
     assert summary.jets_per_second == pytest.approx(sum(jets) / sum(float(row["seconds"]) for row in rows), rel=0.01)
     assert summary.times.mean.other > 3600 > summary.times.mean.in_steps
+    metrics = json.loads((tmp_path / "bundle" / "metrics.json").read_text())
+    assert metrics["jets_per_second"] == summary.jets_per_second
+    assert "seconds" not in metrics
 
     whole = training.model_copy(update={"batch_size": total, "pretrain_epochs": 1})
     assert run(training_set, tmp_path / "whole", whole).jets_per_second is None

@@ -28,7 +28,7 @@ from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import classifier_centroids, first_centroids
-from sparton.ucluster.curve import CurveRow, to_csv
+from sparton.ucluster.curve import CurveRow, mean_speed, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.networks import Network
@@ -376,7 +376,10 @@ class Trainer:
             | {"workers": self.connection.world.size, "jets": self.manifest.rows(TRAIN)},
             versions=installed_versions(),
         )
-        metrics = {**self.rows[self._kept() - 1].to_json(), "workers": times.workers, **times.figures()}
+        metrics = self.rows[self._kept() - 1].to_json() | {"workers": times.workers, **times.figures()}
+        # Times are those of the whole training, not of the epoch that is kept.
+        metrics["jets_per_second"] = mean_speed(self.rows)
+        del metrics["seconds"]
         bundle.save(folder, self.model, description, metrics, to_csv(self.rows))
 
     def _kept(self) -> int:
@@ -388,14 +391,12 @@ class Trainer:
             raise TrainingError(f"{self.set_folder}: the train split is empty; prepare a larger set")
 
     def _summary(self, times: WorkerTimes) -> TrainingSummary:
-        jets = sum((row.jets_per_second or 0.0) * row.seconds for row in self.rows)
-        seconds = sum(row.seconds for row in self.rows)
         last = self.rows[-1]
         return TrainingSummary(
             steps=last.step,
             epochs=self.settings.epochs,
             kept=self._kept(),
-            jets_per_second=round(jets / seconds, 1) if seconds else None,
+            jets_per_second=mean_speed(self.rows),
             exchange_bytes=self.step.exchange_bytes,
             skipped=None if self.step.loss_scale is None else self.step.skipped,
             times=times,
