@@ -17,7 +17,7 @@ from sparton.data.manifest import Manifest, read_manifest
 from sparton.data.plan import EpochPlan, plan_epoch
 from sparton.data.settings import TRAIN
 from sparton.distributed.direct import DIRECT_SUM_BYTES
-from sparton.distributed.times import Stopwatch
+from sparton.distributed.times import Stopwatch, Times
 from sparton.distributed.world import Connection, connect, described
 from sparton.optim.settings import ExchangePrecision
 from sparton.ucluster.networks import create
@@ -67,7 +67,7 @@ class Steps:
         source_batches = self._read() if source == "table" else itertools.cycle(self._memory)
         collectives.barrier()
         before = _ended(collectives)
-        watch, durations = Stopwatch(collectives), []
+        watch, durations = Stopwatch(collectives, Times()), []
         started = last = time.perf_counter()
         for batch in watch.reading(itertools.islice(source_batches, steps)):
             _run(step, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import shutil
@@ -112,6 +113,10 @@ def test_the_clouds_are_found_and_every_row_is_assigned(workspace: Path, spark: 
     bundled = json.loads((workspace / "model" / "metrics.json").read_text())
     assert bundled["sizes"] == metrics["clusters"]["sizes"]
     assert bundled["inertia"] == pytest.approx(float(np.square(away.min(axis=1)).sum()), rel=1e-6)
+    epochs = list(csv.DictReader((workspace / "model" / "training_curve.csv").read_text().splitlines()))
+    time = sum(float(row["seconds"]) for row in epochs)
+    assert bundled["rows_per_second"] == pytest.approx(len(epochs) * ROWS / time, rel=0.01)
+    assert "seconds" not in bundled
 
 
 def test_the_report_shows_profiles_and_numbers_of_clusters(workspace: Path) -> None:

@@ -175,6 +175,9 @@ def test_speed_leaves_out_the_step_that_is_traced(
     assert jets == pytest.approx([total - 2 * TRAINING.batch_size, total], rel=0.01)
     assert summary.jets_per_second == pytest.approx(sum(jets) / sum(float(row["seconds"]) for row in rows), rel=0.01)
     assert summary.times.mean.other > 3600 > summary.times.mean.in_steps
+    metrics = json.loads((tmp_path / "bundle" / "metrics.json").read_text())
+    assert metrics["jets_per_second"] == summary.jets_per_second
+    assert "seconds" not in metrics
 
     whole = training.model_copy(update={"batch_size": total, "pretrain_epochs": 1})
     assert run(training_set, tmp_path / "whole", whole).jets_per_second is None
@@ -284,6 +287,12 @@ def test_another_number_of_workers_goes_on_with_the_rows_that_are_left(
     assert first.steps == second.steps == STEPS + 3 + rest + 2 * -(-rows // 128)
     assert first.last["val_focal"] == pytest.approx(second.last["val_focal"])
     assert float(curve(tmp_path)[-1]["train_focal"]) < float(curve(tmp_path)[0]["train_focal"])
+    (alone, before), (both, after) = first.times.worlds
+    assert (alone, both) == (1, 2)
+    assert before.exchange == 0 < min(before.compute, after.compute, after.exchange)
+    metrics = json.loads((tmp_path / "bundle" / "metrics.json").read_text())
+    assert metrics["worker_s"] == pytest.approx(before.total + 2 * after.total)
+    assert metrics["mean_training_s"] == pytest.approx(before.total + after.total)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from sparton.distributed import stall
 from sparton.distributed.collectives import LocalCollectives
-from sparton.distributed.times import Stopwatch
+from sparton.distributed.times import Stopwatch, Times
 
 SLACK_S = 0.35  # of a busy machine
 
@@ -44,7 +44,7 @@ def test_time_in_collectives_is_booked_apart_from_the_parts() -> None:
 
     pause(tf.constant(1.0))  # traces
     before = activity.seconds()
-    watch = Stopwatch(Collectives())
+    watch = Stopwatch(Collectives(), Times())
     for _ in watch.reading(delayed([1, 2], 0.1)):
         pause(slowly(tf.constant(1.0), 0.1))
         with activity.during():

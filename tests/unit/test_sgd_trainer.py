@@ -233,6 +233,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(
         again = simulate(2, lambda other: run_with_checkpoints(tmp_path / "whole", other, (0, 0), settings=settings))[0]
     assert np.array_equal(again.state.centroids, whole.state.centroids)
     assert not [message for message in caplog.messages if "world" in message or "resuming in epoch 4" in message]
+    assert [workers for workers, _ in again.times.worlds] == [1, 2]
 
 
 def test_speed_leaves_out_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,12 +272,22 @@ def test_another_number_of_ranks_goes_on_and_counts_each_row_once_an_epoch(tmp_p
         options = {"last": last, "settings": settings, "batch": 8}
         return simulate(size, lambda connection: run_with_checkpoints(tmp_path, connection, **options))[0]
 
-    for size, last in ((1, (0, 5)), (3, (1, 2)), (2, (1, 9))):
-        with pytest.raises(TrainingError, match="Killed"):
-            trained(size, last)
-    found = trained(1)
+    walls = []
+    for size, last in ((1, (0, 5)), (3, (1, 2)), (2, (1, 9)), (1, None)):
+        began = time.perf_counter()
+        if last:
+            with pytest.raises(TrainingError, match="Killed"):
+                trained(size, last)
+        else:
+            found = trained(size)
+        walls.append(time.perf_counter() - began)
     assert found.state.counts.sum() == 3 * ROWS
     assert found.totals.counts.sum() == ROWS
+    # Each world's time counts with its own number of workers.
+    worlds = found.times.worlds
+    assert [workers for workers, _ in worlds] == [1, 3, 2, 1]
+    assert all(0 < times.total <= wall for (_, times), wall in zip(worlds, walls, strict=True))
+    assert found.times.figures()["worker_s"] == pytest.approx(sum(n * times.total for n, times in worlds))
 
 
 def test_another_number_of_ranks_goes_on_with_the_same_batches_where_lanes_are_the_same(

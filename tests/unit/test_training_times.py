@@ -8,9 +8,9 @@ from sparton.pipeline.times import recorded_figures, time_figures
 
 
 def test_what_a_bundle_records_reads_as_the_closing_table() -> None:
-    times = WorkerTimes(3, Times(1.0, 6.0, 2.0, 1.0))
-    shown = {name: format_value(value) for name, value in time_figures(times).items()}
-    assert recorded_figures({"workers": 3, "focal": 0.1} | times.figures()) == {"workers": "3"} | shown
+    figures = WorkerTimes(((3, Times(1.0, 6.0, 2.0, 1.0)),)).figures()
+    shown = {name: format_value(value) for name, value in time_figures(figures).items()}
+    assert recorded_figures({"workers": 3, "focal": 0.1} | figures) == {"workers": "3"} | shown
     assert shown["time split"] == "input 10.0%, compute 60.0%, exchange 20.0%, other 10.0%"
     assert shown["training time of all workers (s)"].startswith("30")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from sparton.config import load_config
-from sparton.data.plan import Position
 from sparton.errors import ConfigError
 from sparton.pipeline import PipelineSettings
 from sparton.ucluster.progress import Progress
@@ -105,7 +104,7 @@ def steps_of(progress: Progress, skipped: list[bool]) -> None:
 
 def test_skipped_steps_count_by_their_rows_where_another_world_takes_over() -> None:
     """Of 20 steps of 10 rows 6 were skipped, 4 of them in the joint phase: 3, and 2, steps of 20 rows."""
-    progress = Progress(Position.start(1, 10))
+    progress = Progress.start(1, 10)
     steps_of(progress, [True, True] + [False] * 8)
     assert progress.skipped_steps() == Skipped(2, 2)
     progress.next_epoch()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ ItemT = TypeVar("ItemT")
 
 @dataclass
 class Times:
-    """Seconds of one rank, or their mean over ranks.
+    """Seconds of one rank, or sums and means of such.
 
     Attributes
     ----------
@@ -35,6 +35,12 @@ class Times:
     compute: float = 0.0
     exchange: float = 0.0
     other: float = 0.0
+
+    @classmethod
+    def added(cls, parts: Iterable[tuple[int, Times]]) -> Times:
+        """Return the sum of times, each so many times."""
+        rows = list(parts)
+        return cls(**{each.name: sum(n * getattr(times, each.name) for n, times in rows) for each in fields(cls)})
 
     @property
     def total(self) -> float:
@@ -57,54 +63,82 @@ class Times:
 
 @dataclass(frozen=True)
 class WorkerTimes:
-    """What the workers of a training have spent.
+    """What the workers of a training have spent, in each of the worlds that have worked at it one after another.
 
     Attributes
     ----------
-    workers
-        Their number, N.
-    mean
-        Their average, part by part.
+    worlds
+        Workers of each world, and the times of one of them: while it trains those of this rank, at the end their
+        average. The last world is at work.
     """
 
-    workers: int
-    mean: Times
+    worlds: tuple[tuple[int, Times], ...]
 
     @classmethod
-    def gathered(cls, connection: Connection, own: Times) -> WorkerTimes:
-        """Return the average over all ranks, each of which calls this with its own times."""
-        values = np.array([[getattr(own, field.name) for field in fields(Times)]])
-        rows = connection.collectives.allgather(values)
-        return cls(connection.world.size, Times(*rows.mean(axis=0).tolist()))
+    def start(cls, workers: int) -> WorkerTimes:
+        """Return those of a world that has spent nothing yet."""
+        return cls(((workers, Times()),))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> WorkerTimes:
+        """Return what :func:`dataclasses.asdict` made plain, or JSON of it."""
+        return cls(tuple((workers, Times(**times)) for workers, times in values["worlds"]))
 
     @property
-    def worker_time(self) -> float:
-        """N times the average training time of a worker (s): the time that a cluster is billed for.
+    def own(self) -> Times:
+        """Those of this rank in the world at work, into which a :class:`Stopwatch` books."""
+        return self.worlds[-1][1]
+
+    @property
+    def workers(self) -> int:
+        """Workers of the world at work, N."""
+        return self.worlds[-1][0]
+
+    def taken_over(self, workers: int) -> WorkerTimes:
+        """Return those with which a world of so many workers goes on."""
+        return self if workers == self.workers else WorkerTimes((*self.worlds, *self.start(workers).worlds))
+
+    def gathered(self, connection: Connection) -> WorkerTimes:
+        """Return them with the average over all ranks of the world at work, each of which calls this."""
+        values = np.array([[getattr(self.own, field.name) for field in fields(Times)]])
+        rows = connection.collectives.allgather(values)
+        return WorkerTimes((*self.worlds[:-1], (self.workers, Times(*rows.mean(axis=0).tolist()))))
+
+    @property
+    def mean(self) -> Times:
+        """Average training time of a worker, part by part: of all worlds what the clock says, sum of T_i."""
+        return Times.added((1, times) for _, times in self.worlds)
+
+    @property
+    def total(self) -> Times:
+        """Training time of all workers, part by part: what a cluster is billed for, sum of N_i T_i.
 
         With N GPUs and training time T this is "actual average single-GPU training time" (Lu et al. 2020) as
         algorithms.md a.1 reads it, N T.
         """
-        return self.workers * self.mean.total
+        return Times.added(self.worlds)
 
     @property
     def efficiency(self) -> float:
-        """Share of the steps' time (input, compute, exchange) that is not spent in the exchange.
+        """Share of the steps' time (input, compute, exchange) of all workers that is not spent in the exchange.
 
         Of a training whose batch for each worker does not depend on N this estimates the scaling efficiency: what else
         a worker does in a step it would do alone, too. Building and validating are left out, which would make a short
         training look better than it is. Workers that share memory or cores also slow each other's computing, which
         only a run of one worker can tell (:func:`scaling_efficiency`).
         """
-        return 1.0 - self.mean.exchange / self.mean.in_steps if self.mean.in_steps else 1.0
+        total = self.total
+        return 1.0 - total.exchange / total.in_steps if total.in_steps else 1.0
 
     def figures(self) -> dict[str, float]:
-        """Return what a report says, with units in the names."""
+        """Return what a report says, with units in the names; shares are of the time of all workers."""
+        total = self.total
         return {
             "mean_training_s": self.mean.total,
-            "worker_s": self.worker_time,
-            "efficiency_corrected_worker_s": gpu_time(self.mean.total, self.workers, self.efficiency),
+            "worker_s": total.total,
+            "efficiency_corrected_worker_s": total.total * self.efficiency,
             "efficiency_outside_exchange": self.efficiency,
-            **{f"{name}_share": share for name, share in self.mean.shares().items()},
+            **{f"{name}_share": share for name, share in total.shares().items()},
         }
 
 
@@ -126,21 +160,6 @@ def scaling_efficiency(throughputs: dict[int, float]) -> dict[int, float]:
     return {workers: rate / (workers * throughputs[1]) for workers, rate in throughputs.items()}
 
 
-def gpu_time(wall_s: float, workers: int, efficiency: float | None = None) -> float:
-    """Return ``N T``, or with an efficiency ``e`` what one worker would have needed, ``N T e`` (algorithms.md a.1).
-
-    Parameters
-    ----------
-    wall_s
-        Time of the training, s.
-    workers
-        GPUs, or processes.
-    efficiency
-        Scaling efficiency at this number of workers.
-    """
-    return wall_s * workers * (1.0 if efficiency is None else efficiency)
-
-
 class Stopwatch:
     """Books the time since the last look to one of the parts, and what of a step went into collectives to the exchange.
 
@@ -149,11 +168,11 @@ class Stopwatch:
     collectives
         Those of this rank, which know how long it has waited in them.
     times
-        What has been booked before.
+        Into which it books.
     """
 
-    def __init__(self, collectives: Collectives, times: Times | None = None) -> None:
-        self.times = times or Times()
+    def __init__(self, collectives: Collectives, times: Times) -> None:
+        self.times = times
         self._collectives = collectives
         self._last = time.perf_counter()
         self._waited = collectives.waited()

@@ -102,7 +102,7 @@ def cluster(
             "clusters": len(summary.sizes),
             **{name.replace("_", " "): value for name, value in summary.figures.items()},
             SIZES[chosen.method]: _shown(summary.sizes),
-            **time_figures(summary.times),
+            **time_figures(summary.times.figures()),
         }
 
     result = run_stage(call, body)

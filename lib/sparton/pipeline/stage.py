@@ -73,7 +73,7 @@ class StageResult:
     def table(self) -> dict[str, Any]:
         """Return the rows of the closing table: the summary, the time and where things are."""
         ending = {
-            "seconds": "up to date, nothing done" if self.skipped else round(self.seconds, 1),
+            "seconds of this run": "up to date, nothing done" if self.skipped else round(self.seconds, 1),
             "output": self.output,
         }
         return self.summary | ending | ({"run folder": self.run_folder} if self.run_folder else {})

@@ -95,7 +95,7 @@ def train(
             "epochs": summary.epochs,
             **({} if training.select == "last" else {"epoch kept": summary.kept}),
             **({} if summary.jets_per_second is None else {"jets/s": summary.jets_per_second}),
-            **time_figures(summary.times),
+            **time_figures(summary.times.figures()),
         }
 
     result = run_stage(call, body)

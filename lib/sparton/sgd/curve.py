@@ -51,6 +51,13 @@ class CurveRow:
         )
 
 
+def mean_speed(rows: Sequence[CurveRow]) -> float:
+    """Return the rows per second of all epochs together; 0 where they took no time."""
+    seconds = sum(row.seconds for row in rows)
+    done = sum(row.rows_per_second * row.seconds for row in rows)
+    return round(done / seconds, 1) if seconds else 0.0
+
+
 def to_csv(rows: Sequence[CurveRow], words: Words) -> str:
     """Return the rows, at least one, as CSV text with a header."""
     text = io.StringIO()

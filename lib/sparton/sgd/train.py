@@ -25,7 +25,7 @@ from sparton.sgd.backend import chosen
 from sparton.sgd.clusters import Clusters
 from sparton.sgd.compute import each_part, n_threads, part_limits
 from sparton.sgd.coordinates import Coordinates
-from sparton.sgd.curve import CurveRow, to_csv
+from sparton.sgd.curve import CurveRow, mean_speed, to_csv
 from sparton.sgd.feed import ArrayFeed, Feed, SetFeed
 from sparton.sgd.kmeans import KMeans
 from sparton.sgd.method import Method, Outcome
@@ -356,18 +356,18 @@ def _write_bundle(
     description = bundle.describe(inputs, found.clusters, found.counts, training, installed_versions())
     times = run.trained.times
     metrics = curve[-1].named(words) | found.figures | {"sizes": found.sizes.tolist(), "workers": times.workers}
-    metrics |= times.figures()
+    # Times are those of the whole training, not of its last epoch.
+    metrics |= {"rows_per_second": mean_speed(curve), **times.figures()}
+    del metrics["seconds"]
     bundle.save(folder, description, metrics, to_csv(curve, words))
 
 
 def _summary(run: _Run) -> ClusterSummary:
     rows = run.trained.rows
-    seconds = sum(row.seconds for row in rows)
-    done = sum(row.rows_per_second * row.seconds for row in rows)
     return ClusterSummary(
         steps=rows[-1].step,
         epochs=len(rows),
-        rows_per_second=round(done / seconds, 1) if seconds else 0.0,
+        rows_per_second=mean_speed(rows),
         figures=run.outcome.figures,
         sizes=tuple(run.outcome.sizes.tolist()),
         times=run.trained.times,

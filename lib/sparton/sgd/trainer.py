@@ -19,7 +19,7 @@ import numpy as np
 from sparton.data.plan import Position
 from sparton.distributed import agreement
 from sparton.distributed.resumption import Checkpoints, broadcast_arrays, take_over
-from sparton.distributed.times import Stopwatch, Times, WorkerTimes
+from sparton.distributed.times import Stopwatch, WorkerTimes
 from sparton.distributed.world import Connection
 from sparton.errors import TrainingError
 from sparton.sgd.batch import Batch
@@ -49,10 +49,11 @@ class Schedule:
 class Progress:
     """How far a training is: its place in the data, and what the epoch has had so far. Everything is JSON-able.
 
-    ``times`` is what this rank has spent in all.
+    ``times`` is what the workers have spent in all.
     """
 
     position: Position
+    times: WorkerTimes
     objective: float = 0.0
     weight: float = 0.0
     shift: float = 0.0
@@ -60,21 +61,25 @@ class Progress:
     seconds: float = 0.0
     ended: bool = False
     averages: Averages = field(default_factory=Averages)
-    times: Times = field(default_factory=Times)
+
+    @classmethod
+    def start(cls, world_size: int, batch_size: int) -> Progress:
+        """Return that of a training which begins."""
+        return cls(Position.start(world_size, batch_size), WorkerTimes.start(world_size))
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Progress:
         """Return what :func:`dataclasses.asdict` made plain."""
-        kinds: dict[str, Any] = {"position": Position.of, "averages": _filled(Averages), "times": _filled(Times)}
+        kinds: dict[str, Callable[[Any], Any]] = {
+            "position": Position.of,
+            "times": WorkerTimes.of,
+            "averages": lambda averages: Averages(**averages),
+        }
         return cls(**{name: kinds[name](value) if name in kinds else value for name, value in values.items()})
 
     def next_epoch(self) -> Progress:
         """Return the progress at the beginning of the next epoch."""
-        return Progress(self.position.next_epoch(), ended=self.ended, averages=self.averages, times=self.times)
-
-
-def _filled(kind: type[Any]) -> Callable[[dict[str, Any]], Any]:
-    return lambda values: kind(**values)
+        return Progress(self.position.next_epoch(), self.times, ended=self.ended, averages=self.averages)
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,8 @@ class Trainer(Generic[StateT, StatisticsT]):
         self.method = method
         self.schedule = schedule
         self.checkpoints = checkpoints
-        self.progress = Progress(Position.start(connection.world.size, feed.batch_size))
-        self.watch = Stopwatch(connection.collectives, self.progress.times)
+        self.progress = Progress.start(connection.world.size, feed.batch_size)
+        self.watch = Stopwatch(connection.collectives, self.progress.times.own)
         self.rows: list[CurveRow] = []
 
     def run(self) -> Trained[StateT, StatisticsT]:
@@ -139,7 +144,7 @@ class Trainer(Generic[StateT, StatisticsT]):
                 self._epoch()
             totals = self._totals()
             self.watch.lap("other")
-            times = WorkerTimes.gathered(self.connection, self.progress.times)
+            times = self.progress.times.gathered(self.connection)
             return Trained(self.state, tuple(self.rows), totals, times)
 
     def _first_state(self) -> StateT:
@@ -245,7 +250,8 @@ class Trainer(Generic[StateT, StatisticsT]):
                 progress.position, self.connection, feed.batch_size, feed.lanes, feed.total, [], [COUNTED_IN_STEPS]
             )
             logger.info("resuming in epoch %d of %d", progress.position.epoch + 1, self.schedule.epochs)
-        self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times)
+        progress.times = progress.times.taken_over(self.connection.world.size)
+        self.progress, self.watch = progress, Stopwatch(self.connection.collectives, progress.times.own)
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         return empty._replace(**arrays)
 

@@ -39,6 +39,13 @@ class CurveRow:
         return asdict(self)
 
 
+def mean_speed(rows: list[CurveRow]) -> float | None:
+    """Return the jets per second of all epochs together; None where no step has been timed."""
+    seconds = sum(row.seconds for row in rows)
+    jets = sum((row.jets_per_second or 0.0) * row.seconds for row in rows)
+    return round(jets / seconds, 1) if seconds else None
+
+
 def to_csv(rows: list[CurveRow]) -> str:
     """Return the rows as CSV text with a header."""
     text = io.StringIO()

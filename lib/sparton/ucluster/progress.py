@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparton.data.plan import Position
-from sparton.distributed.times import Times
+from sparton.distributed.times import WorkerTimes
 from sparton.ucluster.schedule import Skipped
 from sparton.ucluster.step import Losses
 
@@ -19,6 +19,8 @@ class Progress:
     ----------
     position
         The next step, and the epoch that it belongs to.
+    times
+        What the workers have spent in all.
     steps
         Steps made in all.
     sums
@@ -30,11 +32,10 @@ class Progress:
         have another number of rows.
     timed_jets, seconds
         Jets of the epoch's steps so far that were not the first one of a process, which is traced, and their time.
-    times
-        What this rank has spent in all.
     """
 
     position: Position
+    times: WorkerTimes
     steps: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     jets: float = 0.0
@@ -43,12 +44,17 @@ class Progress:
     skipped_before: int = 0
     timed_jets: float = 0.0
     seconds: float = 0.0
-    times: Times = field(default_factory=Times)
+
+    @classmethod
+    def start(cls, world_size: int, batch_size: int) -> Progress:
+        """Return that of a training which begins."""
+        return cls(Position.start(world_size, batch_size), WorkerTimes.start(world_size))
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Progress:
         """Return what :meth:`to_json` made plain."""
-        return cls(**{**values, "position": Position.of(values["position"]), "times": Times(**values["times"])})
+        position, times = Position.of(values["position"]), WorkerTimes.of(values["times"])
+        return cls(**{**values, "position": position, "times": times})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

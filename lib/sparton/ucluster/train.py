@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sparton.config import fingerprint
 from sparton.data.batches import batches, data_errors
 from sparton.data.manifest import bad_shards, read_manifest
-from sparton.data.plan import EpochPlan, Position, plan_epoch
+from sparton.data.plan import EpochPlan, plan_epoch
 from sparton.data.settings import TRAIN
 from sparton.distributed import agreement
 from sparton.distributed.resumption import Checkpoints, take_over
@@ -28,7 +28,7 @@ from sparton.distributed.world import Connection
 from sparton.errors import DataError, TrainingError
 from sparton.ucluster import bundle
 from sparton.ucluster.clustering import classifier_centroids, first_centroids
-from sparton.ucluster.curve import CurveRow, to_csv
+from sparton.ucluster.curve import CurveRow, mean_speed, to_csv
 from sparton.ucluster.epochs import epoch_line, epoch_row
 from sparton.ucluster.monitor import Monitor
 from sparton.ucluster.networks import Network
@@ -127,8 +127,8 @@ class Trainer:
         self.settings = training
         self.manifest = read_manifest(set_folder)
         self.set_folder = set_folder
-        self.progress = Progress(Position.start(connection.world.size, training.batch_size))
-        self.watch = Stopwatch(connection.collectives, self.progress.times)
+        self.progress = Progress.start(connection.world.size, training.batch_size)
+        self.watch = Stopwatch(connection.collectives, self.progress.times.own)
         self.model = self.network(model)
         self.step = TrainStep(connection, self.model, training)
         self.monitor = Monitor(connection, set_folder, self.manifest, self.model, training)
@@ -159,7 +159,7 @@ class Trainer:
         if not self.settings.joint_epochs:
             self._place_centroids()
         self.watch.lap("other")
-        times = WorkerTimes.gathered(self.connection, self.progress.times)
+        times = self.progress.times.gathered(self.connection)
         if self.connection.world.is_root:
             self._write_bundle(bundle_folder, times)
         self.connection.collectives.barrier()
@@ -316,8 +316,9 @@ class Trainer:
         self.selection.restore(state, notes["selection"])
         self.rows = [CurveRow(**row) for row in notes["rows"]]
         progress = Progress.of(notes["progress"])
+        progress.times = progress.times.taken_over(self.connection.world.size)
         self.progress = progress
-        self.watch = Stopwatch(self.connection.collectives, progress.times)
+        self.watch = Stopwatch(self.connection.collectives, progress.times.own)
         if progress.position.epoch == self.settings.epochs:
             return
         self._take_over()
@@ -375,7 +376,10 @@ class Trainer:
             | {"workers": self.connection.world.size, "jets": self.manifest.rows(TRAIN)},
             versions=installed_versions(),
         )
-        metrics = {**self.rows[self._kept() - 1].to_json(), "workers": times.workers, **times.figures()}
+        metrics = self.rows[self._kept() - 1].to_json() | {"workers": times.workers, **times.figures()}
+        # Times are those of the whole training, not of the epoch that is kept.
+        metrics["jets_per_second"] = mean_speed(self.rows)
+        del metrics["seconds"]
         bundle.save(folder, self.model, description, metrics, to_csv(self.rows))
 
     def _kept(self) -> int:
@@ -387,14 +391,12 @@ class Trainer:
             raise TrainingError(f"{self.set_folder}: the train split is empty; prepare a larger set")
 
     def _summary(self, times: WorkerTimes) -> TrainingSummary:
-        jets = sum((row.jets_per_second or 0.0) * row.seconds for row in self.rows)
-        seconds = sum(row.seconds for row in self.rows)
         last = self.rows[-1]
         return TrainingSummary(
             steps=last.step,
             epochs=self.settings.epochs,
             kept=self._kept(),
-            jets_per_second=round(jets / seconds, 1) if seconds else None,
+            jets_per_second=mean_speed(self.rows),
             exchange_bytes=self.step.exchange_bytes,
             skipped=None if self.step.loss_scale is None else self.step.skipped,
             times=times,
