@@ -59,10 +59,9 @@ def cluster(
     ------
     UsageError
         If the input is missing, something that this stage did not make stands at the output, the lanes cannot be
-        shared equally by the workers, several workers shall share files that are no set, or several processes were
-        started.
+        shared equally by the workers, or several workers shall share files that are no set.
     ConfigError
-        If ``launch.launcher`` is ``external`` and nothing outside has started this process.
+        If other workers than those of ``launch`` were started by something outside, or none.
     DataError
         If the input is a set of another kind, no feature varies, or a shard is not what its manifest says. Of files as
         they are: if a column is missing or not numeric, they do not fit into memory, or too many rows are rejected.
