@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_the_report_shows_profiles_and_numbers_of_clusters(workspace: Path) -> N
     for figure in ("profiles", "points", "elbow", "losses", "confusion"):
         assert f"id='{figure}'" in page
     assert "jets" not in page.split("<details>")[0].replace("runs/jets", "")
+
+
+def test_the_report_has_the_settings_of_model_and_set_whatever_those_of_evaluate_are(
+    workspace: Path, tmp_path: Path
+) -> None:
+    others = settings_in(workspace, "cluster.epochs=77", "table.rows_per_shard=77", "evaluate.elbow=[2, 3]")
+    pipeline.evaluate(others, output=str(tmp_path / "report"))
+    page = (tmp_path / "report" / "report.html").read_text()
+    parts = dict(re.findall(r"<summary>Settings of (.*?)</summary><pre>(.*?)</pre>", page, flags=re.DOTALL))
+    assert list(parts) == ["the model", "the set", "this evaluation"]
+    assert "epochs: 4\n" in parts["the model"]
+    assert "rows_per_shard: 128\n" in parts["the set"]
+    assert "- 3\n" in parts["this evaluation"]
+    assert "77" not in parts["the model"] + parts["the set"]
 
 
 def test_info_describes_the_bundle(workspace: Path) -> None:

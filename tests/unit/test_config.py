@@ -59,16 +59,6 @@ def test_sections_made_in_python_say_what_is_wrong_in_one_line() -> None:
     assert second.startswith("Outer: unknown key 'train.wrong'")
 
 
-def test_a_report_shows_the_sections_that_its_pipeline_uses() -> None:
-    shown = yaml.safe_load(PipelineSettings(kind="table").used_for("table"))
-    assert list(shown) == ["workspace", "kind", "table", "cluster", "launch", "assign", "evaluate", "spark"]
-    of_jets = yaml.safe_load(PipelineSettings().used_for("jets"))
-    assert {"prepare", "model", "train"} <= of_jets.keys()
-    assert not {"table", "cluster", "stream", "rules", "watch"} & of_jets.keys()
-    followed = PipelineSettings.model_validate({"stream": {"half_life": 3}})
-    assert yaml.safe_load(followed.used_for("table"))["stream"]["half_life"] == 3
-
-
 def test_unknown_key_names_its_nearest_match(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "train:\n  batchsize: 64\n")
     with pytest.raises(ConfigError, match=r"c\.yaml: unknown key 'train.batchsize'; did you mean 'batch_size'\?"):

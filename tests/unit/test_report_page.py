@@ -80,7 +80,7 @@ def content(labelled: bool = True) -> ReportContent:
         seed=7,
         versions={"sparton": "0.1.0", EVIL: EVIL},
         inputs={"jets": "ab" * 32},
-        config=f"train:\n  name: {EVIL}\n  price: $$title ${{headline}}\n",
+        settings={f"Model {EVIL}": f"name: {EVIL}\nprice: $$title ${{headline}}\n", "Set": "seed: 3\n"},
     )
     return ReportContent(f"Jets {EVIL}", metrics, gallery(jets, metrics, parse_curve(CURVE)), provenance)
 
@@ -115,7 +115,7 @@ def test_page_is_self_contained(labelled: ReportContent, html: str) -> None:
 
 def test_page_escapes_every_given_string(html: str) -> None:
     assert "<script" not in html
-    assert read(html).text.count(EVIL) == 6  # title twice, version's name and value, time of training, configuration
+    assert read(html).text.count(EVIL) == 7  # title twice, a version, its name, a time, settings, their name
     assert "$$title ${headline}" in read(html).text
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import yaml
 from pydantic import Field
 
 from sparton import storage
 from sparton.config import Config
 from sparton.data.manifest import is_plain
 from sparton.errors import DataError
-from sparton.pipeline.bundles import bundle_kind
+from sparton.pipeline.bundles import DESCRIPTION, bundle_kind
 from sparton.pipeline.progress import spark_progress
 from sparton.pipeline.session import spark_session
 from sparton.pipeline.stage import StageCall, StageResult, run_stage
@@ -284,11 +285,25 @@ def _content(metrics: EvaluationMetrics, figures: Any, call: StageCall, settings
         seed=settings.evaluate.seed,
         versions=installed_versions(),
         inputs=call.input_fingerprints(),
-        config=settings.used_for("jets" if metrics.unit == "jets" else "table"),
+        settings=_settings_of(call, settings),
         training=_training_times(call.inputs["model"]),
     )
     title = "Jet clusters" if metrics.unit == "jets" else "Clusters of a table"
     return ReportContent(title, metrics, figures, provenance)
+
+
+def _settings_of(call: StageCall, settings: PipelineSettings) -> dict[str, str]:
+    """Return as YAML what bundle and set were made with, which this configuration need not say, and what is of it."""
+    model = storage.read_json(storage.join(call.inputs["model"], DESCRIPTION))
+    data = call.inputs["set"]
+    plain = is_plain(data)
+    described = {
+        "Settings of the model": {name: model[name] for name in ("model", "training") if name in model},
+        "Settings of the table": settings.table.model_dump(mode="json") if plain else None,
+        "Settings of the set": None if plain else storage.read_json(storage.join(data, storage.MANIFEST))["settings"],
+        "Settings of this evaluation": settings.evaluate.model_dump(mode="json"),
+    }
+    return {title: yaml.safe_dump(one, sort_keys=False, allow_unicode=True) for title, one in described.items() if one}
 
 
 def _training_times(folder: str) -> dict[str, str]:

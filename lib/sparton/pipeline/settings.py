@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import yaml
 from pydantic import Field
 
 from sparton import storage
@@ -22,15 +21,6 @@ from sparton.pipeline.stream_settings import StreamJobSettings
 from sparton.pipeline.watch_settings import WatchSettings
 from sparton.sgd.settings import ClusterSettings, KMeansSettings
 from sparton.ucluster.settings import ModelSettings, TrainSettings
-
-OF_ONE_KIND = {
-    "jets": {"generate", "ingest", "prepare", "model", "train"},
-    "table": {"table", "cluster"},
-}
-"""Sections that pipelines of one kind use."""
-
-BESIDE = {"watch", "rules", "stream"}
-"""Sections of stages that are beside the pipeline from a table to a report."""
 
 
 class PipelineSettings(Config):
@@ -74,13 +64,6 @@ class PipelineSettings(Config):
     assign: AssignSettings = AssignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     spark: SparkSettings = SparkSettings()
-
-    def used_for(self, kind: Literal["jets", "table"]) -> str:
-        """Return as YAML what a pipeline of a kind uses: sections that are the other kind's only where they are set."""
-        others = OF_ONE_KIND["table" if kind == "jets" else "jets"] | BESIDE
-        defaults = PipelineSettings()
-        left_out = {name for name in others if getattr(self, name) == getattr(defaults, name)}
-        return yaml.safe_dump(self.model_dump(mode="json", exclude=left_out), sort_keys=False, allow_unicode=True)
 
     def folder(self, role: str, given: str | None = None) -> str:
         """Return the folder of a role: the one given, else its place in the workspace."""

@@ -67,14 +67,15 @@ class ReportFigure:
 class Provenance:
     """Where the numbers come from.
 
-    Creation time (ISO 8601), versions, inputs' fingerprints, settings (YAML), and what the training has taken.
+    Creation time (ISO 8601), versions, inputs' fingerprints, settings (YAML) by what they decide, and what the training
+    has taken.
     """
 
     created: str
     seed: int
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    config: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
     training: dict[str, str] = field(default_factory=dict)
 
 

@@ -181,9 +181,8 @@ def _provenance(provenance: Provenance) -> str:
     if provenance.inputs:
         inputs = [[escape(name), f"<code>{escape(value)}</code>"] for name, value in provenance.inputs.items()]
         tables += _table(["input", "fingerprint (SHA-256)"], inputs, kind="plain")
-    if provenance.config:
-        config = f"<pre>{escape(provenance.config)}</pre>"
-        tables += f"<details><summary>Configuration</summary>{config}</details>"
+    for title, text in provenance.settings.items():
+        tables += f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
     return _section("Provenance", tables)
 
 
