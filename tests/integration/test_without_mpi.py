@@ -64,6 +64,12 @@ def test_processes_of_another_job_are_not_heard() -> None:
     assert "rank 0 waits for others" in ended[1][1] or "does not listen" in ended[1][1]
 
 
+def test_a_host_that_nobody_knows_is_named() -> None:
+    status, output = run_rank(1, ["-c", PROGRAM, '{"rendezvous": "nobody.invalid:29400"}'])
+    assert status == 2
+    assert "ConfigError: launch.rendezvous=nobody.invalid:29400: host" in output
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"127.0.0.1:{server.getsockname()[1]}"

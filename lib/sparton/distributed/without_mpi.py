@@ -51,13 +51,20 @@ def meet(world: World, where: str, interface: str | None, timeout_s: float, job:
     Raises
     ------
     ConfigError
-        If rank 0 cannot listen there.
+        If the host has no address, or rank 0 cannot listen there.
     TrainingError
         If this host has no such interface.
     WorkerError
         If a process does not come in time.
     """
-    target = networks.address_of(where)
+    host, port = networks.address_of(where)
+    try:
+        target = socket.gethostbyname(host), port
+    except OSError as error:
+        raise ConfigError(
+            f"launch.rendezvous={where}: host {socket.gethostname()} knows no {host} ({error.strerror or error}); give "
+            "the name or address of the host of rank 0"
+        ) from error
     own = networks.choose(interface, *target)
     key = _key(where, world, job)
     with contextlib.ExitStack() as held:
@@ -89,7 +96,7 @@ def _gathered(
     found = {rank: _opened(key, server.value(MEETING, str(rank))) for rank in others}
     found[0] = {"address": address}
     places_of_all = places.assign([found[rank]["address"] for rank in range(world.size)])
-    server.open_to(places_of_all, server.hosts | {address, socket.gethostbyname(where[0])})
+    server.open_to(places_of_all, server.hosts | {address, where[0]})
     for rank in (*others, 0):  # the server has forgotten what it had
         server.keep(MEETING, str(rank), wire.seal(key, found[rank]))
     return found
